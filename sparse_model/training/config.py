@@ -1,0 +1,33 @@
+"""Settings of one training run; every field says its unit and its sentinel."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from sparse_model.settings import Settings
+
+
+class TrainConfig(Settings):
+    """Schedule, optimiser, sparsity and bookkeeping of `sparse_model.training.loop.train`."""
+
+    steps: int = Field(4000, ge=1, description="optimiser steps")
+    batch_size: int = Field(16, ge=1, description="sequences per step, over all processes")
+    accumulate: int = Field(1, ge=1, description="micro-batches per step and process")
+    lr: float = Field(0.02, gt=0, description="peak learning rate (before the 1/√density of the sharkfin schedule)")
+    warmup: float = Field(0.01, ge=0, lt=1, description="fraction of steps with rising learning rate")
+    betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW moment decays")
+    eps: float = Field(0.1, gt=0, description="AdamW ε; large, so that entries with small gradients stay still")
+    weight_decay: float = Field(0.1, ge=0, description="decoupled decay of matrices, per unit of learning rate")
+    gradient_rms: Literal["clip", "normalise", "off"] = Field(
+        "clip", description="what is done to the root mean square of the gradient over all parameters"
+    )
+    gradient_rms_limit: float = Field(1.0, gt=0, description="the RMS clipped or normalised to")
+    density: float = Field(1.0, gt=0, le=1, description="final kept fraction of every weight matrix, bias and embedding; 1 trains a dense model")
+    anneal: float = Field(0.5, gt=0, le=1, description="fraction of steps over which density falls from 1 to its final value")
+    anneal_shape: Literal["linear", "exponential", "cosine"] = Field("linear", description="shape of that fall")
+    floor: int = Field(4, ge=0, description="nonzeros every neuron and attention channel keeps; 0 for no floor")
+    seed: int = Field(0, ge=0, description="of initialisation, data order and every random choice")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="autocast precision; masters are always fp32")
+    checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints")
+    keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints kept")
+    log_every: int = Field(20, ge=1, description="steps between lines of metrics.jsonl")

@@ -1,0 +1,23 @@
+"""Density anneal and the sharkfin learning rate (METHOD §2): pure functions of the step."""
+
+import math
+
+from sparse_model.training.config import TrainConfig
+
+
+def density_at(config: TrainConfig, step: int) -> float:
+    """Kept fraction after step `step` (0-based): from 1 to `config.density` over the first `config.anneal`."""
+    progress = min(1.0, (step + 1) / max(1.0, config.anneal * config.steps))
+    if config.anneal_shape == "exponential":
+        return math.exp(progress * math.log(config.density))
+    if config.anneal_shape == "cosine":
+        progress = (1 - math.cos(math.pi * progress)) / 2
+    return 1 - progress * (1 - config.density)
+
+
+def learning_rate_factor(config: TrainConfig, step: int) -> float:
+    """What the peak rate is multiplied by at step `step`: warm-up, linear decay to 0, times 1/√density."""
+    warmup = max(1, round(config.warmup * config.steps))
+    rise = min(1.0, (step + 1) / warmup)
+    fall = (config.steps - step) / config.steps
+    return rise * fall / math.sqrt(density_at(config, step))

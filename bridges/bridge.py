@@ -1,0 +1,50 @@
+"""The bridge: at every aligned site an encoder f: R^D → R^S (linear, then AbsTopK) and a decoder g: R^S → R^D (METHOD §4).
+
+Both stay linear on purpose: flexible maps find anything, even in random models.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from bridges.alignment import SiteAlignment
+from sparse_model.abs_topk import abs_topk
+
+
+class Bridge(nn.Module):
+    """Encoders and decoders of all aligned sites, indexed by their place j in the alignment.
+
+    Args:
+        alignment: the meeting points.
+        d_sparse, d_dense: widths S and D of the two streams.
+        topk_fraction: fraction of sparse channels the encoders keep.
+        seed: of the initialisation.
+    """
+
+    def __init__(self, alignment: SiteAlignment, d_sparse: int, d_dense: int, topk_fraction: float, seed: int = 0) -> None:
+        super().__init__()
+        self.alignment, self.d_sparse, self.d_dense = alignment, d_sparse, d_dense
+        self.topk_fraction = topk_fraction
+        self.k = max(1, round(topk_fraction * d_sparse))
+        count = len(alignment.sites)
+        self.encoders = nn.ModuleList(nn.Linear(d_dense, d_sparse) for _ in range(count))
+        self.decoders = nn.ModuleList(nn.Linear(d_sparse, d_dense) for _ in range(count))
+        generator = torch.Generator().manual_seed(seed)
+        for module in (*self.encoders, *self.decoders):
+            nn.init.normal_(module.weight, std=module.in_features**-0.5, generator=generator)
+            nn.init.zeros_(module.bias)
+        self.register_buffer("rms_ratio", torch.ones(count))
+        """ρ_j = RMS(h^s)/RMS(h^d) over reference text (METHOD §5); set after training."""
+
+    def encode(self, j: int, h: Float[Tensor, "*B D"]) -> Float[Tensor, "*B S"]:
+        """f_j: the sparse stream that the dense stream h stands for."""
+        return abs_topk(self.encoders[j](h), self.k)
+
+    def decode(self, j: int, h: Float[Tensor, "*B S"]) -> Float[Tensor, "*B D"]:
+        """g_j: the dense stream that the sparse stream h stands for."""
+        return self.decoders[j](h)
+
+    def place_of_sparse(self, site: int) -> int | None:
+        """Place j of a sparse site in the alignment; None where no dense site meets it."""
+        places = [j for j, aligned in enumerate(self.alignment.sites) if aligned.sparse == site]
+        return places[0] if places else None

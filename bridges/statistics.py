@@ -1,0 +1,64 @@
+"""Intervals and p-values (METHOD §6): every figure is reported with what it could have been."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+LEVEL = 0.95
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its 95 % bootstrap interval over the units it was averaged over (pairs or sequences)."""
+
+    value: float
+    low: float
+    high: float
+
+    def to_json(self) -> dict[str, float]:
+        """Plain types."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
+
+
+def mean_estimate(samples: NDArray[np.floating], seed: int = 0) -> Estimate:
+    """Mean of independent samples [N] with its interval; a single sample has no spread to judge by."""
+    return statistic_estimate((samples,), lambda x, axis=-1: np.mean(x, axis=axis), seed)
+
+
+def ratio_estimate(numerator: NDArray[np.floating], denominator: NDArray[np.floating], seed: int = 0) -> Estimate:
+    """Ratio of means of paired samples [N], resampled in pairs."""
+
+    def ratio(top: NDArray[np.floating], bottom: NDArray[np.floating], axis: int = -1) -> NDArray[np.floating]:
+        return np.asarray(np.mean(top, axis=axis) / np.mean(bottom, axis=axis))
+
+    return statistic_estimate((numerator, denominator), ratio, seed)
+
+
+def statistic_estimate(samples: tuple[NDArray[np.floating], ...], statistic: Callable[..., object], seed: int = 0) -> Estimate:
+    """A statistic of paired samples with its percentile bootstrap interval (scipy).
+
+    Args:
+        statistic: vectorised over a keyword `axis`.
+    """
+    samples = tuple(np.asarray(sample, dtype=np.float64) for sample in samples)
+    value = float(np.asarray(statistic(*samples, axis=-1)))
+    if len(samples[0]) < 2 or all(np.ptp(sample) == 0 for sample in samples):
+        return Estimate(value, value, value)
+    found = stats.bootstrap(
+        samples, statistic, paired=len(samples) > 1, vectorized=True, n_resamples=RESAMPLES, confidence_level=LEVEL,
+        method="percentile", rng=np.random.default_rng(seed),
+    )  # fmt: skip
+    interval = found.confidence_interval
+    return Estimate(value, float(interval.low), float(interval.high))
+
+
+def permutation_p(observed: float, draws: NDArray[np.floating]) -> float:
+    """One-sided p-value of `observed` among random draws: share of draws at least as large, counting itself."""
+    return float((1 + np.count_nonzero(np.asarray(draws) >= observed)) / (1 + len(draws)))

@@ -1,0 +1,109 @@
+"""The `sparsebridge` command: a table of groups, loaded when used, and what errors become.
+
+Exit codes: 0 done, 1 a verdict failed, 2 the user's input is wrong, 3 the environment is, 130 stopped by a signal
+(nothing lost; the same command goes on).
+"""
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+COMMANDS = {
+    "demo": "The main job on the bundled model, offline: circuit, edit, verdict, report.",
+    "corpus": "Tokenised blocks from tinypython, the standard library, folders or data sets.",
+    "sparse": "Train, evaluate, import, export and inspect weight-sparse models.",
+    "task": "List and generate tasks; check how well a model does them at all.",
+    "circuit": "Prune a circuit out of a sparse model, evaluate it, draw it.",
+    "dense": "Train a small Hugging Face model; prove the adapter on any other.",
+    "bridge": "Train and evaluate bridges to a Hugging Face model.",
+    "edit": "Map circuits to dense edits; validate, apply and bake them.",
+    "report": "A self-contained HTML page from any artefact.",
+}
+OUR_PACKAGES = {"bridges", "sparse_model", "dense_adapters", "cli"}
+ClickException: type[Any] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+
+class LazyGroup(TyperGroup):
+    """Loads `cli.<name>` only when that command runs, so that `--help` needs no torch."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names, in the order of the main job."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Import the module behind a command; None for an unknown name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"cli.{cmd_name}")
+        command = typer.main.get_command(module.app)
+        command.name = cmd_name
+        return command
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """The table, without importing anything."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+app = typer.Typer(cls=LazyGroup, rich_markup_mode=None, no_args_is_help=True, add_completion=False)
+
+
+@app.callback()
+def root() -> None:
+    """Explain a Hugging Face language model through a weight-sparse one.
+
+    Train bridges, prune a circuit, map it to edits of the dense model, and have the edits validated.
+    Start with `sparsebridge demo`.
+    """
+
+
+def main() -> None:
+    """Entry point: run a command and turn every foreseen failure into one line and an exit code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line and return its exit code."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        result = app(arguments, standalone_mode=False, prog_name="sparsebridge")
+        return result if isinstance(result, int) else 0
+    except ClickException as error:
+        return _fail(f"{error.format_message()} (see sparsebridge {' '.join(_words(arguments))} --help)", 2)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("stopped; nothing was half written", 130)
+    except ValueError as error:
+        if type(error).__module__.split(".")[0] not in OUR_PACKAGES:
+            raise
+        return _fail(str(error), 2)
+    except ModuleNotFoundError as error:
+        return _fail(f"the package '{error.name}' is not installed; install it, or reinstall sparsebridge with its extras", 3)
+    except OSError as error:
+        return _fail(f"{error.filename or 'the file system'}: {error.strerror or error}", 3)
+    except Exception as error:
+        if type(error).__name__ == "StoppedEarly":
+            return _fail(str(error), 130)
+        raise
+
+
+def _words(arguments: list[str]) -> list[str]:
+    words: list[str] = []
+    for argument in arguments[:2]:
+        if argument.startswith("-"):
+            break
+        words.append(argument)
+    return words if words and words[0] in COMMANDS else []
+
+
+def _fail(message: str, code: int) -> int:
+    sys.stderr.write(f"sparsebridge: {' '.join(message.split())}\n")
+    return code
+
+
+if __name__ == "__main__":
+    main()

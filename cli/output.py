@@ -1,0 +1,34 @@
+"""What commands print: one JSON object on stdout, or tables for people; everything else on stderr."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def say(message: str) -> None:
+    """A line of progress, on stderr."""
+    sys.stderr.write(message + "\n")
+
+
+def print_json(values: Mapping[str, Any]) -> None:
+    """One machine-readable object on stdout."""
+    sys.stdout.write(json.dumps(values, allow_nan=False) + "\n")
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], note: str = "") -> None:
+    """A table on stdout; the first column is text, the others are figures."""
+    table = Table(title=title, title_justify="left", caption=note or None, caption_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 else "right", no_wrap=number > 0)
+    for row in rows:
+        table.add_row(*row)
+    Console(soft_wrap=False, highlight=False).print(table)
+
+
+def interval(estimate: Mapping[str, float], digits: int = 3) -> str:
+    """`value [low, high]` of an estimate's JSON."""
+    return f"{estimate['value']:.{digits}f} [{estimate['low']:.{digits}f}, {estimate['high']:.{digits}f}]"

@@ -1,0 +1,1 @@
+"""Text corpora: the tinypython generator, other sources, the tokenizer, and packed blocks of tokens."""

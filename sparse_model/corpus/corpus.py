@@ -1,0 +1,94 @@
+"""A built corpus, read from its folder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sparse_model.corpus.fragment import Split
+from sparse_model.corpus.sources import CorpusError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+SCHEMA_VERSION = 1
+
+
+def block_file(split: Split, source: str | None = None) -> str:
+    """The file of a split's blocks; only training blocks are mixed over sources."""
+    return f"{split}.npy" if source is None else f"{split}.{source}.npy"
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Blocks of token ids [N, T], memory-mapped, and the tokenizer that made them."""
+
+    folder: Path
+    description: dict[str, Any]
+    train: np.ndarray
+    validation: dict[str, np.ndarray]
+    held_out: dict[str, np.ndarray]
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Corpus:
+        """Read a corpus folder. Raises CorpusError if it is none or was written by another version."""
+        folder = Path(folder)
+        try:
+            description = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise CorpusError(f"{folder} is not a corpus (it has no corpus.json): build one there first.") from error
+        except json.JSONDecodeError as error:
+            raise CorpusError(f"{folder / 'corpus.json'} is damaged ({error.msg}): build the corpus again.") from error
+        if description.get("schema_version") != SCHEMA_VERSION:
+            raise CorpusError(
+                f"corpus {folder} has schema version {description.get('schema_version')}, this program reads "
+                f"{SCHEMA_VERSION}: build the corpus again."
+            )
+
+        def blocks(split: Split, source: str | None = None) -> np.ndarray:
+            path = folder / block_file(split, source)
+            try:
+                return np.load(path, mmap_mode="r", allow_pickle=False)
+            except (OSError, ValueError) as error:
+                raise CorpusError(f"{path} is missing or damaged ({error}): build the corpus again.") from error
+
+        names = list(description["sources"])
+        return cls(
+            folder,
+            description,
+            blocks("train"),
+            {name: blocks("validation", name) for name in names},
+            {name: blocks("held_out", name) for name in names},
+        )
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """The tokenizer, loaded on first use."""
+        from transformers import PreTrainedTokenizerFast
+
+        return PreTrainedTokenizerFast.from_pretrained(self.folder / "tokenizer")
+
+    @property
+    def fingerprint(self) -> str:
+        """The tokenizer's fingerprint: corpora that share it share token ids."""
+        return str(self.description["tokenizer_fingerprint"])
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The names of the sources, in the order of the config."""
+        return tuple(self.description["sources"])
+
+    @property
+    def block_length(self) -> int:
+        """Tokens per block."""
+        return int(self.train.shape[1])
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens in the vocabulary."""
+        return int(self.description["vocab_size"])

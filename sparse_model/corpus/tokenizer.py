@@ -1,0 +1,85 @@
+"""Byte-level BPE made for code, saved as an ordinary Hugging Face tokenizer folder.
+
+Text is first cut into pre-tokens, which merges never cross:
+- a newline with the blank lines and the indent that follow it;
+- one quotation mark, apart from everything else, so that opening and closing quotes are the same token;
+- a word, with one space or one dot before it;
+- one digit, with one space before it;
+- a run of other signs, with one space before it, that stops before the dot of an attribute;
+- other white space.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from sparse_model.corpus.sources import CorpusError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+END_OF_TEXT = "<|endoftext|>"
+"""The one special token: begins every document, and serves as bos, eos and pad."""
+
+SMALLEST_VOCABULARY = 257
+"""256 bytes and the special token."""
+
+PRE_TOKEN = "|".join(
+    (
+        r"\n\s*",
+        r"['\"]",
+        r"[ .]?[\p{L}_]+",
+        r" ?\p{N}",
+        r" ?(?:(?!\.[\p{L}_])[^\s\p{L}\p{N}_'\"])+",
+        r"[^\S\n]+(?!\S)",
+        r"[^\S\n]",
+    )
+)
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """A tokenizer of at most `vocab_size` tokens (the special one included) learned from `texts`.
+
+    Raises CorpusError if `vocab_size` cannot hold the 256 bytes.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    if vocab_size < SMALLEST_VOCABULARY:
+        raise CorpusError(
+            f"vocab_size {vocab_size} is too small: byte-level BPE holds 256 bytes and {END_OF_TEXT}; "
+            f"use at least {SMALLEST_VOCABULARY}."
+        )
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PRE_TOKEN), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=END_OF_TEXT,
+        eos_token=END_OF_TEXT,
+        pad_token=END_OF_TEXT,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
+    """Sha256, in hex, of the tokenizer's JSON with sorted keys and no white space."""
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    state["truncation"] = state["padding"] = None
+    canonical = json.dumps(state, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,0 +1,29 @@
+"""Hugging Face causal language models as residual stacks, proven at load.
+
+loading.py       load a model and tokenizer by id, folder or GGUF file
+anatomy.py       find the trunk and its layers
+trace.py         watch one forward pass
+resolve.py       read each layer's roles off the trace
+block_spec.py    the roles, as frozen records
+norms.py         what a norm computes, as numbers
+skeleton.py      the model's own code around the layers, run without them
+streams.py       several residual streams of one token batch
+stack.py         DenseStack: the resolved, probed model
+walk.py          step through the residual stream
+probe.py         the numeric proof at load
+positions.py     prompt, generated and padding positions of a running forward
+live_sites.py    where sites can be seen and changed on the running model
+editing.py       edits of the live model
+recording.py     recordings of the live model
+fingerprint.py   one hash of a model
+"""
+
+from dense_adapters.block_spec import BlockSpec, Sublayer
+from dense_adapters.editing import EditFn
+from dense_adapters.errors import AttachError
+from dense_adapters.loading import load_dense
+from dense_adapters.probe import ProbeReport
+from dense_adapters.stack import DenseStack
+from dense_adapters.walk import Walk
+
+__all__ = ["AttachError", "BlockSpec", "DenseStack", "EditFn", "ProbeReport", "Sublayer", "Walk", "load_dense"]

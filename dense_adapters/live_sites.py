@@ -1,0 +1,185 @@
+"""Where on the running model each site can be seen and changed, as hooks on modules the model calls anyway.
+
+Reads are changed at the module that consumes them, so the skip path keeps the unedited stream. A residual before a layer is
+the layer's input. A residual in the middle of a layer exists only as a sum inside the layer's `forward`, so the change is
+added to the contribution just before it: the read and the skip path after it then both see it.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from dense_adapters.block_spec import ContributionSpec
+from dense_adapters.positions import ForwardScope
+from dense_adapters.trace import first_tensor
+from dense_adapters.walk import Contribution
+
+if TYPE_CHECKING:
+    from dense_adapters.stack import DenseStack
+
+Change = Callable[[Tensor, Tensor], Tensor]
+"""(residual [B,t,D], value at the site [B,t,D]) -> the value to put there."""
+
+
+@contextmanager
+def before(module: nn.Module, place: int | str, scope: ForwardScope, visit: Any, first: bool = False) -> Iterator[None]:
+    """Call visit(value [B,t,D]) on a module's argument at `place`; a returned tensor replaces it."""
+
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not scope.active:
+            return None
+        positional = isinstance(place, int) and place < len(args)
+        name = "hidden_states" if isinstance(place, int) else place
+        given = args[place] if positional else kwargs[name]
+        new = visit(given.reshape(scope.batch, -1, given.shape[-1]))
+        if new is None:
+            return None
+        new = new.reshape(given.shape)
+        if positional:
+            return (*args[:place], new, *args[place + 1 :]), kwargs
+        return args, {**kwargs, name: new}
+
+    handle = module.register_forward_pre_hook(hook, with_kwargs=True, prepend=first)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def after(module: nn.Module, scope: ForwardScope, visit: Any) -> Iterator[None]:
+    """Call visit(value [B,t,D]) on a module's first answer; a returned tensor replaces it."""
+
+    def hook(module: nn.Module, args: Any, output: Any) -> Any:
+        if not scope.active:
+            return None
+        given = first_tensor(output)
+        new = visit(given.reshape(scope.batch, -1, given.shape[-1]))
+        if new is None:
+            return None
+        new = new.reshape(given.shape)
+        return new if isinstance(output, Tensor) else (new, *output[1:])
+
+    handle = module.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def read_place(spec: ContributionSpec) -> int | str:
+    """Position or name of the argument through which a module receives its read."""
+    for position, argument in enumerate(spec.call.args):
+        if argument.source == "read":
+            return position
+    return next(name for name, argument in spec.call.kwargs if argument.source == "read")
+
+
+def _norm_or_reader(part: Contribution) -> tuple[nn.Module, int | str]:
+    """The first module of a branch that sees the residual stream, and the argument it sees it in."""
+    return (part.read_norm, 0) if part.read_norm is not None else (part.modules[0], read_place(part.spec))
+
+
+@contextmanager
+def change_read(stack: "DenseStack", site: int, scope: ForwardScope, change: Change) -> Iterator[None]:
+    """Put change(h, x) in place of the normed input x of sublayer `site`, where its modules read it."""
+    if site == len(stack.sublayers):
+        with _change_final_read(stack, scope, change):
+            yield
+        return
+    parts = stack.contributions[site]
+    seen: dict[str, Tensor] = {}
+
+    def note_residual(h: Tensor) -> None:
+        seen["h"] = h
+
+    def change_first(x: Tensor) -> Tensor:
+        seen["x"], seen["new"] = x, change(seen.get("h", x), x)
+        return seen["new"]
+
+    def change_second(x: Tensor) -> Tensor:
+        if parts[0].read_norm is parts[1].read_norm:
+            return seen["new"]
+        return x + (seen["new"] - seen["x"]) * stack.gain_ratio(site).to(x)
+
+    with ExitStack() as hooks:
+        if parts[0].read_norm is not None:
+            hooks.enter_context(before(parts[0].read_norm, 0, scope, note_residual))
+        for part, visit in zip(parts, (change_first, change_second), strict=False):
+            hooks.enter_context(before(part.modules[0], read_place(part.spec), scope, visit, first=True))
+        yield
+
+
+@contextmanager
+def _change_final_read(stack: "DenseStack", scope: ForwardScope, change: Change) -> Iterator[None]:
+    if stack.final_norm is None:
+        with change_residual(stack, stack.n_sites - 1, scope, change):
+            yield
+        return
+    seen: dict[str, Tensor] = {}
+    with (
+        before(stack.final_norm, 0, scope, lambda h: seen.update(h=h)),
+        after(stack.final_norm, scope, lambda x: change(seen["h"], x)),
+    ):
+        yield
+
+
+@contextmanager
+def change_residual(stack: "DenseStack", site: int, scope: ForwardScope, change: Change) -> Iterator[None]:
+    """Put change(h, h) in place of the residual h at `site`, for everything downstream."""
+    layers = stack.anatomy.layers
+    if site == len(stack.sublayers):
+        with after(layers[-1], scope, lambda h: change(h, h)):
+            yield
+        return
+    layer = layers[stack.sublayers[site].layer]
+    if stack.sublayers[site].kind != "mlp":
+        with before(layer, 0, scope, lambda h: change(h, h), first=True):
+            yield
+        return
+    part = stack.contributions[site - 1][0]
+    last = part.contribution_norm if part.contribution_norm is not None else part.modules[-1]
+    if part.stream_norm is not None or part.spec.adds_residual:
+        with after(part.stream_norm if part.stream_norm is not None else last, scope, lambda h: change(h, h)):
+            yield
+        return
+    seen: dict[str, Tensor] = {}
+
+    def shift(c: Tensor) -> Tensor:
+        h = seen["skip"] + c * part.spec.scale
+        return c + (change(h, h) - h) / part.spec.scale
+
+    # The skip path starts from the layer's input, or from the attention's norm where the family keeps the normed stream.
+    takes_normed = part.spec.skip == "normed" and part.read_norm is not None
+    source = (
+        after(part.read_norm, scope, lambda x: seen.update(skip=x))
+        if takes_normed and part.read_norm is not None
+        else before(layer, 0, scope, lambda h: seen.update(skip=h))
+    )
+    with source, after(last, scope, shift):
+        yield
+
+
+@contextmanager
+def observe(
+    stack: "DenseStack", site: int, kind: str, scope: ForwardScope, note: Callable[[Tensor], None]
+) -> Iterator[None]:
+    """Call note(value [B,t,D]) with the read or the residual that the running model has at `site`."""
+    layers = stack.anatomy.layers
+    if site == len(stack.sublayers):
+        if kind == "read" and stack.final_norm is not None:
+            context = after(stack.final_norm, scope, note)
+        else:
+            context = after(layers[-1], scope, note)
+    elif kind == "read":
+        part = stack.contributions[site][0]
+        context = before(part.modules[0], read_place(part.spec), scope, note)
+    elif stack.sublayers[site].kind == "mlp":
+        module, place = _norm_or_reader(stack.contributions[site][0])
+        context = before(module, place, scope, note)
+    else:
+        context = before(layers[stack.sublayers[site].layer], 0, scope, note)
+    with context:
+        yield

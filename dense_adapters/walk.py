@@ -1,0 +1,145 @@
+"""Step through a dense model's residual stream sublayer by sublayer, by its own modules.
+
+One walk owns what its batch needs once: the embedding and every layer's arguments (positions, masks, rotary tables, ALiBi),
+from the model's own code (see `skeleton`). Each step is then a handful of module calls, differentiable with respect to h.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from dense_adapters.block_spec import CallTemplate, ContributionSpec
+from dense_adapters.skeleton import LayerCall, model_inputs
+from dense_adapters.streams import repeat_rows
+from dense_adapters.trace import first_tensor
+
+if TYPE_CHECKING:
+    from dense_adapters.stack import DenseStack
+
+Read = Tensor | tuple[Tensor, Tensor]
+
+
+class Contribution:
+    """A ContributionSpec bound to the modules of one layer."""
+
+    def __init__(self, spec: ContributionSpec, layer: nn.Module) -> None:
+        self.spec = spec
+        self.modules = [layer.get_submodule(name) for name in spec.modules]
+        self.read_norm, self.contribution_norm, self.stream_norm = (
+            None if name is None else layer.get_submodule(name)
+            for name in (spec.read_norm, spec.contribution_norm, spec.stream_norm)
+        )
+
+    def read(self, h: Tensor) -> Tensor:
+        """The normed input [B,T,D] for residual h [B,T,D]."""
+        return h if self.read_norm is None else self.read_norm(h)
+
+    def apply(self, h: Tensor, x: Tensor, normed: Tensor, layer_call: LayerCall) -> Tensor:
+        """The module's output (after its contribution norm) for residual h, read x and unedited read `normed`."""
+        args, kwargs = fill(self.spec.call, h, x, normed, layer_call)
+        out = first_tensor(self.modules[0](*args, **kwargs))
+        for module in self.modules[1:]:
+            out = module(out)
+        return out if self.contribution_norm is None else self.contribution_norm(out)
+
+    def join(self, h: Tensor, normed: Tensor, out: Tensor) -> Tensor:
+        """The residual after this contribution."""
+        if not self.spec.adds_residual:
+            skip = h if self.spec.skip == "residual" else normed
+            out = skip.to(out.device) + (out if self.spec.scale == 1.0 else out * self.spec.scale)
+        return out if self.stream_norm is None else self.stream_norm(out)
+
+
+def fill(
+    template: CallTemplate, h: Tensor, x: Tensor, normed: Tensor, layer_call: LayerCall
+) -> tuple[list[Any], dict[str, Any]]:
+    """Arguments for a module call: tensors for the roles, the layer's own arguments for the rest."""
+    layer_args, layer_kwargs = layer_call
+
+    def value(argument: Any) -> Any:
+        match argument.source:
+            case "read":
+                return x
+            case "normed":
+                return normed
+            case "residual":
+                return h
+            case "constant":
+                return argument.value
+        found: Any = layer_args if isinstance(argument.path[0], int) else layer_kwargs
+        for key in argument.path:
+            found = found[key]
+        return found
+
+    return [value(a) for a in template.args], {name: value(a) for name, a in template.kwargs}
+
+
+class Walk:
+    """One batch's way through the stack; made by `DenseStack.walk`. B is the token batch, T tokens, D width, V vocabulary.
+
+    Every step also takes h [k*B,T,D] for an integer k: k streams of the same token batch stacked along the batch.
+    """
+
+    def __init__(self, stack: "DenseStack", tokens: Tensor, attention_mask: Tensor | None) -> None:
+        self.stack = stack
+        self.tokens = tokens
+        self.batch = tokens.shape[0]
+        calls = stack.skeleton.layer_calls(model_inputs(stack.model, tokens, attention_mask))
+        self._calls = {1: calls}
+        args, kwargs = calls[0]
+        self._embedding: Tensor = args[0] if args else kwargs["hidden_states"]
+
+    def embedding(self) -> Tensor:
+        """The residual stream [B,T,D] before the first sublayer."""
+        self.stack.require(0, "entry")
+        return self._embedding
+
+    def read(self, site: int, h: Tensor) -> Tensor:
+        """The normed input [B,T,D] of sublayer `site` for residual h; at the last site the final norm's output.
+
+        A `block` sublayer with two norms answers with the attention's. Raises AttachError for a refused sublayer.
+        """
+        self.stack.require(site, "read")
+        if site == len(self.stack.sublayers):
+            return self.stack.final_read(h)
+        return self.stack.contributions[site][0].read(h)
+
+    def sublayer(self, site: int, h: Tensor, read: Read | None = None) -> Tensor:
+        """The residual [B,T,D] after sublayer `site`.
+
+        read: replaces the normed input. For a `block` whose attention and MLP have norms of their own, a tuple gives
+        both; a single tensor is the attention's, and its change reaches the MLP's read rescaled by the ratio of the two
+        gains, that is, as the same change of the normalised stream.
+        Raises AttachError for a refused sublayer.
+        """
+        self.stack.require(site, "sublayer")
+        parts = self.stack.contributions[site]
+        layer_call = self._layer_call(self.stack.sublayers[site].layer, h.shape[0])
+        if len(parts) == 1:
+            part = parts[0]
+            normed = part.read(h) if read is None or part.spec.skip == "normed" else None
+            x = normed if read is None else read
+            return part.join(h, normed, part.apply(h, x, normed if normed is not None else x, layer_call))
+        attention, mlp = parts
+        x_a, x_m = self.stack.block_reads(site, h, read)
+        out = attention.apply(h, x_a, x_a, layer_call)
+        return attention.join(h, h, out + mlp.apply(h, x_m, x_m, layer_call).to(out.device))
+
+    def unembed(self, h: Tensor) -> Tensor:
+        """Logits [B,T,V]: final norm, head, logit scale and soft cap."""
+        self.stack.require(len(self.stack.sublayers), "unembed")
+        return self.stack.skeleton.logits(self.stack.tail(h))
+
+    def _layer_call(self, layer: int, rows: int) -> LayerCall:
+        streams, rest = divmod(rows, self.batch)
+        if rest or not streams:
+            raise ValueError(
+                f"h has {rows} rows, no multiple of the walk's {self.batch} token rows; stack whole batches"
+            )
+        if streams not in self._calls:
+            done: dict[int, Tensor] = {}
+            self._calls[streams] = [
+                repeat_rows(call, streams, self.batch, units, done)
+                for call, units in zip(self._calls[1], self.stack.batch_units, strict=True)
+            ]
+        return self._calls[streams][layer]

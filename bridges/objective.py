@@ -85,7 +85,9 @@ class BridgedObjective(nn.Module):
             terms["dense_to_sparse"] = weight * kl_of_streams(target, sparse_walk.unembed, tails, B, logits.shape[-1]).sum()
         if config.sparse_to_dense:
             tails = run_tails(dense, dense_walk, {sites[j].dense: decoded[j] for j in chosen})
-            terms["sparse_to_dense"] = weight * kl_of_streams(target, dense_walk.unembed, tails, B, logits.shape[-1]).sum()
+            terms["sparse_to_dense"] = (
+                weight * kl_of_streams(target, lambda h, _: dense_walk.unembed(h), tails, B, logits.shape[-1]).sum()
+            )
         terms["loss"] = (
             config.cross_entropy * terms["cross_entropy"]
             + config.distillation * terms["kl"]
@@ -109,7 +111,7 @@ class DenseTarget:
         is_whole = span.indices(self.h.shape[1]) == (0, self.h.shape[1], 1)
         if is_whole and self._whole is not None:
             return self._whole
-        result = F.log_softmax(self.walk.unembed(self.h[:, span], span).float(), dim=-1)
+        result = F.log_softmax(self.walk.unembed(self.h[:, span]).float(), dim=-1)
         if is_whole:
             self._whole = result
         return result

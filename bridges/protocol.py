@@ -4,12 +4,13 @@ The sparse model and, through `dense_adapters`, any Hugging Face causal LM are r
 residual stream just before sublayer i; the last site is before the final norm.
 """
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
 
+@runtime_checkable
 class SublayerDescription(Protocol):
     """One sublayer: `attention`, `mlp`, or a whole parallel `block`."""
 
@@ -24,6 +25,7 @@ class SublayerDescription(Protocol):
         ...
 
 
+@runtime_checkable
 class Walk(Protocol):
     """The steps of one batch; h may stack k streams over the same tokens along the batch axis."""
 
@@ -39,11 +41,12 @@ class Walk(Protocol):
         """The stream after sublayer i; `read` replaces its normed input."""
         ...
 
-    def unembed(self, h: Float[Tensor, "kB t D"], span: slice = slice(None)) -> Float[Tensor, "kB t V"]:
-        """Logits of the final stream at the positions `span`."""
+    def unembed(self, h: Float[Tensor, "kB t D"]) -> Float[Tensor, "kB t V"]:
+        """Logits of the final stream; position by position."""
         ...
 
 
+@runtime_checkable
 class ResidualStack(Protocol):
     """A model as a list of sublayers that each add to one residual stream."""
 

@@ -1,0 +1,66 @@
+"""Training a sparse model with bridges to a dense one: from a loaded model and a corpus to a bridge artefact."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from bridges.alignment import align
+from bridges.artefact import measure_rms_ratio, save_bridge
+from bridges.bridge import Bridge
+from bridges.evaluate import evaluate_bridge
+from bridges.objective import BridgeConfig, BridgedObjective
+from dense_adapters import DenseStack
+from sparse_model.model import SparseTransformer
+from sparse_model.shape import SparseShape
+from sparse_model.training.batches import Batches
+from sparse_model.training.config import TrainConfig
+from sparse_model.training.run import train_artefact
+
+REFERENCE_BLOCKS = 16
+"""Blocks over which the RMS ratios are averaged."""
+
+
+def train_bridge(
+    dense: DenseStack,
+    dense_name: str,
+    tokenizer: PreTrainedTokenizerBase,
+    train_blocks: NDArray[Any],
+    held_out: dict[str, NDArray[Any]],
+    out: Path,
+    train: TrainConfig,
+    bridge_config: BridgeConfig,
+    shape: SparseShape,
+    overwrite: bool = False,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Train, evaluate on every held-out text, write the artefact to `out`; returns its description.
+
+    Args:
+        train_blocks: token blocks [N, T] in the dense model's vocabulary.
+        held_out: named blocks [N, T] to evaluate on.
+    """
+    torch.manual_seed(train.seed)
+    sparse = SparseTransformer(shape.config(dense.vocab_size, train_blocks.shape[1])).to(device)
+    bridge = Bridge(align(sparse, dense), sparse.d_model, dense.d_model, bridge_config.topk_fraction, train.seed).to(device)
+    objective = BridgedObjective(sparse, dense, bridge, bridge_config)
+    identity = {
+        "dense": {"name": dense_name, "fingerprint": dense.fingerprint},
+        "shape": shape.to_json(),
+        "bridge": bridge_config.to_json(),
+    }
+    description: dict[str, Any] = {}
+
+    def write(folder: Path) -> None:
+        measure_rms_ratio(sparse, dense, bridge, train_blocks[:REFERENCE_BLOCKS], device)
+        evaluation = {
+            name: evaluate_bridge(sparse, dense, bridge, blocks, device=device).to_json() for name, blocks in held_out.items()
+        }
+        description.update({"dense": identity["dense"], "config": bridge_config.to_json(), "evaluation": evaluation})
+        save_bridge(folder, bridge, sparse, tokenizer, description)
+
+    batches = Batches(train_blocks, train.batch_size, train.seed)
+    train_artefact(out, objective, batches, train, identity, write, overwrite)
+    return description

@@ -1,0 +1,135 @@
+"""`sparsebridge bridge`: attach bridges to a Hugging Face model, and say how good they are."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bridges.objective import BridgeConfig
+from cli.options import Device, Json, Out, Overwrite, check_device, with_settings
+from cli.output import interval, print_json, print_table, say
+from sparse_model.shape import SparseShape
+from sparse_model.training.config import TrainConfig
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=__doc__)
+
+Model = Annotated[str, typer.Argument(help="Hugging Face id, folder, or folder holding one .gguf file", show_default=False)]
+CorpusOption = Annotated[Path, typer.Option("--corpus", help="a corpus folder in the model's own tokens", show_default=False)]
+
+
+@app.callback()
+def group() -> None:
+    """Attach bridges to a Hugging Face model, and say how good they are."""
+
+
+@app.command()
+@with_settings(train=TrainConfig, bridge=BridgeConfig, sparse=SparseShape)
+def train(
+    model: Model,
+    corpus: CorpusOption,
+    out: Out,
+    train: TrainConfig,
+    bridge: BridgeConfig,
+    sparse: SparseShape,
+    overwrite: Overwrite = False,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Train a weight-sparse model together with bridges to MODEL.
+
+    Example: sparsebridge bridge train runs/dense --corpus runs/corpus --out runs/bridge --density 0.05 --steps 3000
+    """
+    from bridges.training import train_bridge
+    from cli.loading import load_stack
+    from sparse_model.corpus.corpus import Corpus
+
+    data = Corpus.load(corpus)
+    stack, tokenizer = load_stack(model, check_device(device))
+    check_vocabulary(data, tokenizer, model)
+    held_out = {name: blocks[:128] for name, blocks in data.held_out.items()}
+    description = train_bridge(
+        stack, model, tokenizer, data.train, held_out, out, train, bridge, sparse, overwrite, device
+    )
+    say(f"bridge written to {out}")
+    show(description["evaluation"], as_json)
+
+
+@app.command()
+def evaluate(
+    bridge: Annotated[Path, typer.Argument(help="a bridge folder", show_default=False)],
+    model: Annotated[str, typer.Option("--dense", help="the dense model the bridge was trained with", show_default=False)],
+    corpus: CorpusOption,
+    blocks: Annotated[int, typer.Option("--blocks", min=2, help="held-out blocks per source")] = 128,
+    paths: Annotated[int, typer.Option("--paths", min=0, help="random mixed paths per batch")] = 8,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="of the random paths")] = 0,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Measure a bridge on held-out text: NMSE and KL per site, KL overall and on random mixed paths.
+
+    Example: sparsebridge bridge evaluate runs/bridge --dense runs/dense --corpus runs/corpus
+    """
+    from bridges.artefact import load_bridge
+    from bridges.evaluate import evaluate_bridge
+    from cli.loading import load_stack
+    from sparse_model.corpus.corpus import Corpus
+
+    artefact = load_bridge(bridge, check_device(device))
+    data = Corpus.load(corpus)
+    stack, tokenizer = load_stack(model, device)
+    artefact.check_dense(stack.fingerprint, model)
+    check_vocabulary(data, tokenizer, model)
+    found = {
+        name: evaluate_bridge(
+            artefact.sparse, stack, artefact.bridge, held_out[:blocks], mixed_paths=paths, seed=seed, device=device
+        ).to_json()
+        for name, held_out in data.held_out.items()
+    }
+    show(found, as_json)
+
+
+def check_vocabulary(data: Any, tokenizer: Any, model: str) -> None:
+    """Refuse a corpus in another model's tokens.
+
+    Raises:
+        UserError: the tokenizers differ.
+    """
+    from sparse_model.corpus.tokenizer import tokenizer_fingerprint
+    from sparse_model.settings import UserError
+
+    if tokenizer_fingerprint(tokenizer) != data.fingerprint:
+        raise UserError(
+            f"{data.folder}: was tokenised with another tokenizer than {model}'s; build a corpus with "
+            f"sparsebridge corpus build --tokenizer {model}"
+        )
+
+
+def show(evaluation: dict[str, Any], as_json: bool) -> None:
+    """Print evaluations by source."""
+    if as_json:
+        print_json({"evaluation": evaluation})
+        return
+    for source, found in evaluation.items():
+        rows = [
+            [name.replace("_", " "), interval(found[name])]
+            for name in ("ce_dense", "ce_sparse", "kl_dense_sparse", "kl_mixed_paths", "kl_unigram")
+            if name in found
+        ]
+        print_table(
+            f"{source}: held-out text, nats per token, 95 % intervals over sequences",
+            ("", "value"),
+            rows,
+            f"nonzero weights {found['density']:.2%}; {found['tokens']} tokens; kl unigram is the yardstick: predicting token frequencies",
+        )
+        print_table(
+            f"{source}: aligned sites",
+            ("sparse site = dense site", "NMSE encoder", "NMSE decoder", "KL dense→sparse", "KL sparse→dense"),
+            [
+                [
+                    f"{site['sparse_site']} = {site['dense_site']}",
+                    *(f"{site[key]:.3f}" for key in ("nmse_encoder", "nmse_decoder", "kl_dense_to_sparse", "kl_sparse_to_dense")),
+                ]
+                for site in found["sites"]
+            ],
+            "NMSE 1 is predicting the mean",
+        )

@@ -1,0 +1,79 @@
+"""What is always reported with a circuit: sufficiency and necessity on held-out pairs, each beside its control.
+
+Sufficiency: the circuit alone (everything else frozen) against the whole model and against random circuits of the
+same size per location. Necessity: the whole model without the circuit against without such random node sets.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from sparse_model.circuits.ablation import Ablate, final_logits
+from sparse_model.circuits.circuit import Circuit, circuit_edges, random_circuit
+from sparse_model.circuits.prune import task_loss, trim
+from sparse_model.model import SparseTransformer
+from sparse_model.tasks.loss import accuracy
+from sparse_model.tasks.token_pairs import TokenPairs
+
+
+@dataclass(frozen=True)
+class CircuitEvaluation:
+    """Losses in nats (chance: 0.693), accuracies as fractions (chance: 0.5)."""
+
+    nodes: int
+    edges: int
+    accuracy: float
+    """of the whole model"""
+    full_loss: float
+    task_loss: float
+    """of the circuit alone"""
+    circuit_accuracy: float
+    calibrated_loss: float
+    random_circuit_loss: float
+    """of random circuits of the same size per location, mean"""
+    necessity_loss: float
+    """of the whole model without the circuit"""
+    necessity_random_loss: float
+    """of the whole model without equal random node sets, mean"""
+    necessity_random_losses: list[float]
+
+    def to_json(self) -> dict[str, Any]:
+        """Field names as keys."""
+        return dict(self.__dict__)
+
+
+@torch.no_grad()
+def evaluate_circuit(
+    model: SparseTransformer, circuit: Circuit, pairs: TokenPairs, draws: int = 20, seed: int = 0
+) -> CircuitEvaluation:
+    """Evaluate on held-out pairs.
+
+    Args:
+        draws: random node sets per control.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    alone, removed = [], []
+    for _ in range(draws):
+        keep = random_circuit(circuit, model.config, generator)
+        alone.append(task_loss(model, pairs, Ablate(keep, circuit.values)))
+        removed.append(task_loss(model, pairs, Ablate({name: ~mask for name, mask in keep.items()}, circuit.values)))
+    return CircuitEvaluation(
+        nodes=len(circuit.nodes),
+        edges=sum(1 for _ in circuit_edges(model, circuit.keep)),
+        accuracy=_accuracy(model, pairs, None),
+        full_loss=task_loss(model, pairs),
+        task_loss=task_loss(model, pairs, circuit.only()),
+        circuit_accuracy=_accuracy(model, pairs, circuit.only()),
+        calibrated_loss=task_loss(model, pairs, circuit.only(), circuit.calibration),
+        random_circuit_loss=float(np.mean(alone)),
+        necessity_loss=task_loss(model, pairs, circuit.without()),
+        necessity_random_loss=float(np.mean(removed)),
+        necessity_random_losses=removed,
+    )
+
+
+def _accuracy(model: SparseTransformer, pairs: TokenPairs, tap: Ablate | None) -> float:
+    batch = trim(pairs).prompts()
+    return float(accuracy(final_logits(model, batch.tokens, batch.last, tap), batch.answer, batch.other))

@@ -1,0 +1,38 @@
+"""Shape of a sparse model to train: the settings a person chooses, from which the full config follows."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from sparse_model.config import SparseConfig
+from sparse_model.settings import Settings
+
+
+class SparseShape(Settings):
+    """Sizes and switches; everything else is `SparseConfig`'s default."""
+
+    n_layer: int = Field(2, ge=1, description="layers L")
+    d_model: int = Field(256, ge=1, description="residual width S, in channels")
+    n_head: int = Field(16, ge=1, description="attention heads H")
+    d_head: int = Field(16, ge=1, description="channels per head K")
+    d_mlp: int | None = Field(None, ge=1, description="MLP neurons N; unset for 4·d_model")
+    topk_fraction: float | None = Field(0.25, gt=0, le=1, description="fraction of channels AbsTopK keeps; unset switches it off")
+    position: Literal["none", "added"] = Field("none", description="learned absolute positions added to the stream, or none")
+    attention_sink: bool = Field(False, description="a learnable logit per head with zero value in the softmax")
+    bigram_table: bool = Field(False, description="dense V×V table added to the logits; only sensible for small V")
+
+    def config(self, vocab_size: int, block_size: int) -> SparseConfig:
+        """The model config for a vocabulary (tokens) and a longest sequence (tokens)."""
+        return SparseConfig(
+            vocab_size=vocab_size,
+            block_size=block_size,
+            n_layer=self.n_layer,
+            d_model=self.d_model,
+            n_head=self.n_head,
+            d_head=self.d_head,
+            d_mlp=self.d_mlp or 4 * self.d_model,
+            topk_fraction=self.topk_fraction,
+            position=self.position,
+            attention_sink=self.attention_sink,
+            bigram_table="learned" if self.bigram_table else "none",
+        )

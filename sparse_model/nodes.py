@@ -6,6 +6,7 @@
 """
 
 import difflib
+import re
 from dataclasses import dataclass
 from typing import Self
 
@@ -15,6 +16,7 @@ from sparse_model.settings import UserError
 ATTENTION_PARTS = ("act_in", "q", "k", "v", "y", "resid_delta")
 MLP_PARTS = ("act_in", "post_act", "resid_delta")
 NODE_PARTS = {"attn": ("act_in", "q", "k", "v", "resid_delta"), "mlp": MLP_PARTS}
+NODE_TEXT = re.compile(r"(0|[1-9][0-9]*)\.(\w+)\.(\w+):(0|[1-9][0-9]*)")  # one spelling per node
 
 
 def locations(config: SparseConfig) -> dict[str, int]:
@@ -85,11 +87,11 @@ class Node:
         Raises:
             UserError: the text is not `{layer}.{attn|mlp}.{part}:{channel}`.
         """
-        location, colon, channel = text.partition(":")
-        fields = location.split(".")
-        if not colon or len(fields) != 3 or not fields[0].isdigit() or not channel.isdigit():
+        found = NODE_TEXT.fullmatch(text)
+        if found is None:
             raise UserError(f"'{text}' is not a node; write layer.block.part:channel, such as 0.attn.act_in:17")
-        return cls(int(fields[0]), fields[1], fields[2], int(channel))
+        layer, block, part, channel = found.groups()
+        return cls(int(layer), block, part, int(channel))
 
     def check(self, config: SparseConfig) -> Self:
         """Return self if the model has this node.

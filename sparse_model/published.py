@@ -121,6 +121,8 @@ def import_published(folder: Path) -> SparseTransformer:
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"{folder / WEIGHTS_NAME}: cannot be read ({reason}); download it again") from None
+    if not isinstance(state, dict):
+        raise UserError(f"{folder / WEIGHTS_NAME}: holds a {type(state).__name__}, not a state dict; download it again")
     model = SparseTransformer(convert_config(published))
     try:
         model.load_state_dict({name.replace(SINK_PUBLISHED, SINK): value for name, value in state.items()})

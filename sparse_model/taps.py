@@ -5,7 +5,7 @@ its locations is checked: an unknown name is refused before the pass, one that n
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -14,6 +14,7 @@ from sparse_model.nodes import check_location
 from sparse_model.settings import UserError
 
 
+@runtime_checkable
 class Tap(Protocol):
     """What a forward pass calls at every location; returns the tensor to go on with."""
 

@@ -1,0 +1,146 @@
+"""Shared by all tests: shapes checked while they run, fixed seeds, and tiny models, corpora and folders.
+
+The import hook turns every annotation of `sparse_model` and `bridges` into a check, so it comes before they are imported.
+"""
+
+import importlib.util
+import os
+import pkgutil
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+os.environ.setdefault("TQDM_DISABLE", "1")
+
+from jaxtyping import install_import_hook
+
+CHECKER = (  # an int serves as a float; methods are decorated one by one, where `Self` means nothing
+    "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True, "
+    "hint_overrides=beartype.FrozenDict({__import__('typing').Self: __import__('typing').Any})))"
+)
+UNCHECKED = {"sparse_model.config"}  # Hugging Face makes the constructor of a config class itself
+
+
+def _modules(package: str) -> list[str]:
+    spec = importlib.util.find_spec(package)  # looks, but does not import
+    return [f"{package}.{module.name}" for module in pkgutil.iter_modules(spec.submodule_search_locations)]
+
+
+install_import_hook(sorted({*_modules("sparse_model"), *_modules("bridges")} - UNCHECKED), CHECKER)
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from sparse_model import SparseConfig, SparseTransformer
+
+VOCABULARY, BLOCK = 300, 16
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _threads() -> None:
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002 (third-party code draws from the global generator)
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> Callable[..., SparseConfig]:
+    """A config small enough for any test; keywords replace its switches."""
+
+    def make(**changes: Any) -> SparseConfig:
+        shape = {"vocab_size": 40, "block_size": BLOCK, "n_layer": 2, "d_model": 24, "n_head": 3, "d_head": 4, "d_mlp": 32}
+        return SparseConfig(**{**shape, **changes})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_sparse(tiny_config: Callable[..., SparseConfig]) -> Callable[..., SparseTransformer]:
+    """A random sparse model whose gains, biases, sinks and tables are all away from 0 and 1, so that dropping one shows."""
+
+    def make(config: SparseConfig | None = None, seed: int = 0, **changes: Any) -> SparseTransformer:
+        torch.manual_seed(seed)
+        return scrambled(SparseTransformer(config or tiny_config(**changes)))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt2() -> Callable[..., GPT2LMHeadModel]:
+    """A random GPT-2 in evaluation mode, gains and biases scrambled."""
+
+    def make(seed: int = 0, **changes: Any) -> GPT2LMHeadModel:
+        torch.manual_seed(seed)
+        shape = {"vocab_size": 40, "n_positions": BLOCK, "n_embd": 20, "n_layer": 2, "n_head": 2}
+        quiet = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "bos_token_id": 0, "eos_token_id": 0}
+        return scrambled(GPT2LMHeadModel(GPT2Config(**{**shape, **quiet, **changes})))
+
+    return make
+
+
+@pytest.fixture
+def tokens() -> torch.Tensor:
+    """A batch of token ids [3, 12] below 40."""
+    return torch.randint(0, 40, (3, 12), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="session")
+def blocks() -> np.ndarray:
+    """Token blocks [64, 12] below 40 with something to learn: each token follows from the one before."""
+    start = np.random.default_rng(0).integers(0, 40, (64, 1))
+    return ((start + np.arange(12) * 3) % 40).astype(np.uint16)
+
+
+@pytest.fixture(scope="session")
+def corpus_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus of a few thousand tokens of tinypython: 300 tokens of vocabulary, blocks of 16."""
+    from sparse_model.corpus.build import build_corpus
+    from sparse_model.corpus.config import CorpusConfig, TinyPythonConfig
+
+    folder = tmp_path_factory.mktemp("corpus") / "tiny"
+    build_corpus(
+        CorpusConfig(
+            sources=(TinyPythonConfig(kind="tinypython", seed=0),), train_tokens=4000, evaluation_tokens=600,
+            vocab_size=VOCABULARY, tokenizer_characters=20_000, block_length=BLOCK,
+        ),
+        folder,
+    )  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer(corpus_folder: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer of `corpus_folder`."""
+    from sparse_model.corpus.corpus import Corpus
+
+    return Corpus.load(corpus_folder).tokenizer
+
+
+@pytest.fixture(scope="session")
+def gpt2_folder(
+    tmp_path_factory: pytest.TempPathFactory, tiny_gpt2: Callable[..., GPT2LMHeadModel], tokenizer: PreTrainedTokenizerFast
+) -> Path:
+    """A random GPT-2 as an ordinary Hugging Face folder, with the tokenizer of `corpus_folder`."""
+    folder = tmp_path_factory.mktemp("gpt2") / "tiny"
+    tiny_gpt2(vocab_size=len(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@torch.no_grad()
+def scrambled(model: torch.nn.Module) -> Any:
+    """The model in evaluation mode with noise on every parameter and on float tables kept as buffers."""
+    generator = torch.Generator().manual_seed(7)
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
+        if value.is_floating_point() and "wpe" not in name:
+            value.add_(0.2 * torch.randn(value.shape, generator=generator))
+    return model.eval()

@@ -31,7 +31,7 @@ class Bridge(nn.Module):
         self.decoders = nn.ModuleList(nn.Linear(d_sparse, d_dense) for _ in range(count))
         generator = torch.Generator().manual_seed(seed)
         for module in (*self.encoders, *self.decoders):
-            nn.init.normal_(module.weight, std=module.in_features**-0.5, generator=generator)
+            nn.init.normal_(module.weight, std=0.1 * module.in_features**-0.5, generator=generator)
             nn.init.zeros_(module.bias)
         self.register_buffer("rms_ratio", torch.ones(count))
         """ρ_j = RMS(h^s)/RMS(h^d) over reference text (METHOD §5); set after training."""

@@ -20,11 +20,12 @@ def pack(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Replace tensors that are mostly zero by values, places and shape."""
     packed: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        places = tensor.reshape(-1).nonzero().squeeze(-1)
+        flat = tensor.reshape(-1)
+        places = ((flat != 0) | flat.signbit()).nonzero().squeeze(-1)  # a negative zero is kept as it is
         if tensor.dim() == 0 or not tensor.is_floating_point() or len(places) >= PACK_BELOW * tensor.numel():
             packed[name] = tensor
             continue
-        packed[name + VALUES] = tensor.reshape(-1)[places]
+        packed[name + VALUES] = flat[places]
         packed[name + PLACES] = places.to(torch.int32 if tensor.numel() < 2**31 else torch.int64)
         packed[name + SHAPE] = torch.tensor(tensor.shape, dtype=torch.int64)
     return packed

@@ -56,7 +56,7 @@ def project(tensors: tuple[SparseTensor, ...], density: float, floor: int) -> No
     for tensor in tensors:
         keep = max(1, round(density * tensor.parameter.numel()))
         axis = tensor.floor_axis if floor else None
-        tensor.parameter.mul_(kept_entries(tensor.parameter, keep, axis, floor))
+        tensor.parameter.masked_fill_(~kept_entries(tensor.parameter, keep, axis, floor), 0.0)
 
 
 def kept_entries(weight: Tensor, k: int, floor_axis: int | None, floor: int) -> Tensor:

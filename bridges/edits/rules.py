@@ -1,0 +1,128 @@
+"""Rules of standing edits: what a node's activation becomes, from what it is now. One function per rule.
+
+    ablate   a′ = corpus mean
+    scale    a′ = (1 + strength) · a            strength −1 silences, 0 changes nothing
+    clamp    a′ = value                          (approached with strength)
+    add      a′ = a + strength · value
+    move     where the nodes lie nearer to their class-a mean than to the class-b and corpus means, a′ = a + strength · (b − a)
+"""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from sparse_model.settings import UserError
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What nodes with activations z [*B, n] change by; `tensors` lists the fields that are numbers per node."""
+
+    name: ClassVar[str]
+
+    def change(self, z: Float[Tensor, "*B n"], strength: float) -> Float[Tensor, "*B n"]:
+        """Δz at this strength; 0 for strength 0."""
+        raise TypeError(f"{type(self).__name__} is not a rule of its own")
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The rule's numbers, by field."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if isinstance(getattr(self, field.name), Tensor)}
+
+    def scalars(self) -> dict[str, Any]:
+        """The rule's plain values, by field."""
+        return {key: value for key, value in asdict(self).items() if not isinstance(value, Tensor)}
+
+
+@dataclass(frozen=True)
+class Ablate(Rule):
+    """Freeze nodes at their corpus means [n]."""
+
+    name: ClassVar[str] = "ablate"
+    mean: Tensor
+
+    def change(self, z: Float[Tensor, "*B n"], strength: float) -> Float[Tensor, "*B n"]:
+        """strength · (mean − z)."""
+        return strength * (self.mean - z)
+
+
+@dataclass(frozen=True)
+class Scale(Rule):
+    """Multiply nodes by 1 + strength."""
+
+    name: ClassVar[str] = "scale"
+
+    def change(self, z: Float[Tensor, "*B n"], strength: float) -> Float[Tensor, "*B n"]:
+        """strength · z."""
+        return strength * z
+
+
+@dataclass(frozen=True)
+class Clamp(Rule):
+    """Hold nodes at given values [n]."""
+
+    name: ClassVar[str] = "clamp"
+    value: Tensor
+
+    def change(self, z: Float[Tensor, "*B n"], strength: float) -> Float[Tensor, "*B n"]:
+        """strength · (value − z)."""
+        return strength * (self.value - z)
+
+
+@dataclass(frozen=True)
+class Add(Rule):
+    """Add given amounts [n]."""
+
+    name: ClassVar[str] = "add"
+    value: Tensor
+
+    def change(self, z: Float[Tensor, "*B n"], strength: float) -> Float[Tensor, "*B n"]:
+        """strength · value, everywhere."""
+        return (strength * self.value).expand_as(z)
+
+
+@dataclass(frozen=True)
+class Move(Rule):
+    """Move tokens of class a to class b, and leave all others alone.
+
+    Distances are measured after `whiten` [n, n] (so that a direction counts by how unusual it is within the classes and
+    the corpus). A token is of class a where it is nearer to `mean_a` than to `mean_b` and `mean_corpus`, and no further
+    from it than `radius`, the reach of the class in the pairs the rule was fitted on.
+    """
+
+    name: ClassVar[str] = "move"
+    mean_a: Tensor
+    mean_b: Tensor
+    mean_corpus: Tensor
+    whiten: Tensor
+    radius: float
+
+    def is_class_a(self, z: Float[Tensor, "*B n"]) -> Bool[Tensor, "*B"]:
+        """Which tokens the rule acts on."""
+        means = torch.stack([self.mean_a, self.mean_b, self.mean_corpus])
+        gap = (z[..., None, :] - means) @ self.whiten
+        distance = gap.norm(dim=-1)
+        return (distance.argmin(-1) == 0) & (distance[..., 0] <= self.radius)
+
+    def change(self, z: Float[Tensor, "*B n"], strength: float) -> Float[Tensor, "*B n"]:
+        """strength · (mean_b − mean_a) on class-a tokens, 0 elsewhere."""
+        return self.is_class_a(z)[..., None] * (strength * (self.mean_b - self.mean_a))
+
+
+RULES: dict[str, type[Rule]] = {rule.name: rule for rule in (Ablate, Scale, Clamp, Add, Move)}
+
+
+def make_rule(name: str, values: dict[str, Any]) -> Rule:
+    """A rule from its name and fields.
+
+    Raises:
+        UserError: unknown name, or fields missing.
+    """
+    if name not in RULES:
+        raise UserError(f"unknown rule '{name}'; choose one of {', '.join(RULES)}")
+    wanted = {field.name for field in fields(RULES[name])}
+    if set(values) != wanted:
+        raise UserError(f"rule '{name}' needs {', '.join(sorted(wanted)) or 'nothing'}, got {', '.join(sorted(values)) or 'nothing'}")
+    return RULES[name](**values)

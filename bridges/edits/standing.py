@@ -1,0 +1,103 @@
+"""Standing edits (METHOD §5): no second prompt. At each token
+
+    read     z = encoder rows · h^d + bias       the nodes, as the dense stream encodes them
+    change   Δz = rule(z, strength)
+    write    Δh^d = Δz · decoder rows            into the residual stream, or into what the sublayer reads
+
+A `StandingEdit` holds all it needs as small tensors: neither the sparse model nor the corpus. It acts through
+`DenseStack.editing`, so under `generate` with a key–value cache too.
+"""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bridges.edited_walk import SiteChange, edited_walk
+from bridges.edits.rules import Rule
+from dense_adapters import DenseStack, EditFn
+from sparse_model.settings import UserError
+
+Where = Literal["prompt", "generated", "both"]
+
+
+@dataclass(frozen=True)
+class StandingSite:
+    """One dense site of an edit: encoder rows [n, D] and bias [n], decoder rows [n, D] (per unit of activation), rule."""
+
+    dense_site: int
+    kind: Literal["read", "residual"]
+    nodes: tuple[str, ...]
+    encoder: Float[Tensor, "n D"]
+    bias: Float[Tensor, " n"]
+    decoder: Float[Tensor, "n D"]
+    rule: Rule
+
+    def encode(self, h: Float[Tensor, "*B D"]) -> Float[Tensor, "*B n"]:
+        """z of a dense stream."""
+        return h @ self.encoder.T.to(h) + self.bias.to(h)
+
+    def change(self, h: Float[Tensor, "*B D"], strength: float) -> Float[Tensor, "*B D"]:
+        """Δh^d, or for `read` the same change of the normed input (the norm's scale as it is)."""
+        delta = self.rule.change(self.encode(h.float()), strength) @ self.decoder.to(h.device)
+        if self.kind == "read":
+            delta = delta / h.float().square().mean(-1, keepdim=True).sqrt().clamp(min=1e-6)
+        return delta.to(h)
+
+
+@dataclass(frozen=True)
+class StandingEdit:
+    """A shareable edit of one dense model; strength 0 is no edit, 1 a full one."""
+
+    task: str
+    claim: str
+    """what the edit is said to do, in a sentence"""
+    model_fingerprint: str
+    sites: tuple[StandingSite, ...]
+    strength: float = 1.0
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+    def check_model(self, stack: DenseStack, name: str) -> None:
+        """Refuse another base model.
+
+        Raises:
+            UserError: the fingerprints differ.
+        """
+        if stack.fingerprint != self.model_fingerprint:
+            raise UserError(
+                f"{name}: the edit was made for another base model (fingerprint {self.model_fingerprint[:12]}, not "
+                f"{stack.fingerprint[:12]}); pass its own model, or map the circuit through a bridge to this one"
+            )
+
+    def functions(self, strength: float | None = None) -> dict[int, EditFn]:
+        """Site → edit function for `DenseStack.editing`; all sites must be of one kind."""
+        amount = self.strength if strength is None else strength
+
+        def at(site: StandingSite) -> EditFn:
+            return lambda h, x: x + site.change(h, amount)
+
+        return {site.dense_site: at(site) for site in self.sites}
+
+    def applied(
+        self, stack: DenseStack, strength: float | None = None, where: Where = "both"
+    ) -> AbstractContextManager[None]:
+        """A context in which the model runs under the edit."""
+        return stack.editing(self.functions(strength), kind=self.sites[0].kind, where=where)
+
+
+@torch.no_grad()
+def walk_edited(stack: DenseStack, edit: StandingEdit, tokens: Tensor, strength: float | None = None) -> Float[Tensor, "B T D"]:
+    """Final residual stream of `tokens` [B, T] under the edit, by a walk (what the hooks do, without hooks)."""
+    amount = edit.strength if strength is None else strength
+
+    def change(site: StandingSite) -> SiteChange:
+        if site.kind == "residual":
+            return SiteChange(residual=lambda h: h + site.change(h, amount))
+        return SiteChange(read=lambda h, x: x + site.change(h, amount))
+
+    walk = stack.walk(tokens)
+    return edited_walk(stack, walk, walk.embedding(), {site.dense_site: change(site) for site in edit.sites})

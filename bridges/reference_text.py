@@ -1,0 +1,18 @@
+"""Reference text for a model: token blocks of a corpus folder, or of the built-in sources where there is none."""
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from sparse_model.corpus.build import pack
+from sparse_model.corpus.fragment import Split
+from sparse_model.corpus.stdlib import Stdlib
+from sparse_model.corpus.tinypython import TinyPython
+
+
+def builtin_blocks(
+    tokenizer: PreTrainedTokenizerBase, split: Split, blocks: int, block_length: int, source: str = "tinypython", seed: int = 0
+) -> NDArray[np.integer]:
+    """Blocks [N, T] of `tinypython` or `stdlib`, made on the spot."""
+    origin = TinyPython(seed) if source == "tinypython" else Stdlib()
+    return pack(origin, split, tokenizer, blocks, block_length, np.int64).blocks

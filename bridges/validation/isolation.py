@@ -1,0 +1,66 @@
+"""Isolation (METHOD §6): what an edit does where it should do nothing.
+
+Measured on held-out corpus positions at which the unedited model gives the task's answers together less than 1 %; at the
+others the edit is supposed to act. KL(original ‖ edited) in nats per token, and the change of the next-token
+cross-entropy.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bridges.edits.standing import StandingEdit, walk_edited
+from bridges.losses import kl_per_token
+from bridges.protocol import residual_sites
+from bridges.statistics import mean_estimate
+from dense_adapters import DenseStack
+
+UNRELATED_BELOW = 0.01
+"""Probability of the task's answers together below which a position is unrelated."""
+
+
+class ReferenceText:
+    """Held-out token blocks [N, T] and the unedited model's behaviour on them, computed once."""
+
+    @torch.no_grad()
+    def __init__(self, dense: DenseStack, blocks: NDArray[np.integer], device: str = "cpu") -> None:
+        self.dense = dense
+        self.tokens = torch.from_numpy(np.asarray(blocks, dtype=np.int64)).to(device)
+        walk = dense.walk(self.tokens)
+        self.h = residual_sites(dense, walk)
+        """dense streams [N, T, D] at every site"""
+        self.log_probs = F.log_softmax(walk.unembed(self.h[-1]).float(), dim=-1)
+
+    def unrelated(self, answers: Iterable[int]) -> Tensor:
+        """Positions [N, T] at which the answers together have less than 1 %."""
+        index = torch.tensor(sorted(set(answers)), device=self.tokens.device)
+        return self.log_probs[..., index].exp().sum(-1) < UNRELATED_BELOW
+
+    @torch.no_grad()
+    def isolation(self, edit: StandingEdit, answers: Iterable[int], strength: float | None = None, seed: int = 0) -> dict[str, Any]:
+        """Keys `kl` and `ce_change` (nats per token, intervals over sequences), `positions` (unrelated share of tokens),
+        `acts_on` (share of tokens whose stream the edit changes by itself)."""
+        h = walk_edited(self.dense, edit, self.tokens, strength)
+        logits = self.dense.walk(self.tokens).unembed(h)
+        unrelated = self.unrelated(answers).double()
+        kl = kl_per_token(self.log_probs, logits).double()
+        edited = F.log_softmax(logits.float(), dim=-1)
+        following = self.tokens[:, 1:, None]
+        change = (self.log_probs[:, :-1].gather(-1, following) - edited[:, :-1].gather(-1, following))[..., 0].double()
+        per_block = (kl * unrelated).sum(1) / unrelated.sum(1).clamp(min=1)
+        ce_per_block = (change * unrelated[:, :-1]).sum(1) / unrelated[:, :-1].sum(1).clamp(min=1)
+        acted = torch.zeros_like(unrelated, dtype=torch.bool)
+        for site in edit.sites:
+            amount = edit.strength if strength is None else strength
+            acted |= site.change(self.h[site.dense_site], amount).norm(dim=-1) > 0
+        return {
+            "kl": mean_estimate(per_block.cpu().numpy(), seed).to_json(),
+            "ce_change": mean_estimate(ce_per_block.cpu().numpy(), seed).to_json(),
+            "positions": float(unrelated.mean()),
+            "acts_on": float(acted.double().mean()),
+        }

@@ -1,0 +1,101 @@
+"""Choosing and judging a circuit's standing edits (METHOD §5, §6).
+
+Per direction: fit a `move` edit at every aligned site where the circuit has stream channels, choose site and strength on
+validation prompts (most flips, then least KL on unrelated text), report on held-out ones.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from bridges.bridge import Bridge
+from bridges.edits.fit import move_edit, stream_channels
+from bridges.edits.paired import Direction
+from bridges.edits.standing import StandingEdit, walk_edited
+from bridges.statistics import mean_estimate
+from bridges.validation.effects import Effect
+from bridges.validation.isolation import ReferenceText
+from dense_adapters import DenseStack
+from sparse_model.circuits.circuit import Circuit
+from sparse_model.model import SparseTransformer
+from sparse_model.settings import UserError
+
+STRENGTHS = (0.75, 1.0, 1.25, 1.5, 2.0, 3.0)
+ENOUGH_FLIPS = 0.97
+"""Validation flip rate above which a smaller disturbance is preferred to more flips."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One site and strength with its validation figures."""
+
+    edit: StandingEdit
+    flip_rate: float
+    kl: float
+
+
+def choose_standing(
+    circuit: Circuit,
+    fit_on: Direction,
+    choose_on: Direction,
+    bridge: Bridge,
+    sparse: SparseTransformer,
+    dense: DenseStack,
+    text: ReferenceText,
+    claim: str,
+    strengths: Sequence[float] = STRENGTHS,
+) -> StandingEdit:
+    """The best `move` edit of the circuit by validation.
+
+    Raises:
+        UserError: no aligned site carries a node of the circuit.
+    """
+    answers = set(choose_on.original.tolist()) | set(choose_on.target.tolist())
+    channels = stream_channels(circuit, sparse)
+    candidates = []
+    for place, site in enumerate(bridge.alignment.sites):
+        if site.sparse not in channels:
+            continue
+        edit = move_edit(circuit, fit_on, bridge, sparse, dense, place, text.h, claim)
+        for strength in strengths:
+            flip = standing_effect(dense, edit, choose_on, strength).flips
+            kl = text.isolation(edit, answers, strength)["kl"]["value"]
+            candidates.append(Candidate(replace(edit, strength=strength), flip, kl))
+    if not candidates:
+        raise UserError(f"the circuit for '{circuit.task}' has no stream channel at an aligned site; prune it again")
+    enough = [candidate for candidate in candidates if candidate.flip_rate >= ENOUGH_FLIPS]
+    best = min(enough, key=lambda c: c.kl) if enough else max(candidates, key=lambda c: (c.flip_rate, -c.kl))
+    return best.edit
+
+
+@torch.no_grad()
+def standing_effect(dense: DenseStack, edit: StandingEdit, direction: Direction, strength: float | None = None) -> Effect:
+    """Effect on the presented prompts, without looking at their counterfactuals."""
+    h = walk_edited(dense, edit, direction.base, strength)
+    return _effect(dense, h, direction)
+
+
+def _effect(dense: DenseStack, h: torch.Tensor, direction: Direction) -> Effect:
+    rows = torch.arange(len(h), device=h.device)
+    return Effect.of(dense.walk(direction.base).unembed(h[rows, direction.last][:, None])[:, 0], direction)
+
+
+def judge_standing(dense: DenseStack, edit: StandingEdit, direction: Direction, text: ReferenceText, seed: int = 0) -> dict[str, Any]:
+    """Held-out figures of one standing edit: flips of class-a prompts, what it does to class-b prompts and to other text."""
+    effect = standing_effect(dense, edit, direction)
+    back = Direction(direction.counterfactual, direction.base, direction.last, direction.target, direction.original)
+    untouched = standing_effect(dense, edit, back)
+    flipped = (effect.logit_difference > 0).astype(np.float64)
+    answers = set(direction.original.tolist()) | set(direction.target.tolist())
+    return {
+        "dense_site": edit.sites[0].dense_site,
+        "nodes": len(edit.sites[0].nodes),
+        "strength": edit.strength,
+        "flip_rate": mean_estimate(flipped, seed).to_json(),
+        "p_target": mean_estimate(effect.p_target, seed).to_json(),
+        "other_class_kept": float((untouched.logit_difference < 0).mean()),
+        "isolation": text.isolation(edit, answers, seed=seed),
+    }

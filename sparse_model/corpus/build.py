@@ -9,10 +9,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,8 +16,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from sparse_model.artefacts import atomic_folder, write_json
 from sparse_model.corpus.config import CorpusConfig
-from sparse_model.corpus.corpus import SCHEMA_VERSION, Corpus, block_file
+from sparse_model.corpus.corpus import DESCRIPTION_FILE, Corpus, block_file
 from sparse_model.corpus.fragment import SPLITS, Split
 from sparse_model.corpus.sources import CorpusError, Source
 from sparse_model.corpus.tokenizer import tokenizer_fingerprint, train_tokenizer
@@ -49,21 +46,19 @@ def build_corpus(config: CorpusConfig, folder: str | Path, overwrite: bool = Fal
     little text for one block.
     """
     folder = Path(folder)
-    if folder.exists() and not overwrite:
-        raise CorpusError(f"{folder} exists already: choose another folder, remove it, or ask to overwrite it.")
-    if overwrite and folder.exists() and not (folder / "corpus.json").is_file() and any(folder.iterdir()):
+    if overwrite and folder.is_dir() and any(folder.iterdir()) and not (folder / DESCRIPTION_FILE).is_file():
         raise CorpusError(
-            f"{folder} is not a corpus (it has no corpus.json), so it is not overwritten: choose another."
+            f"{folder}: is no corpus (it has no {DESCRIPTION_FILE}), so it is not overwritten; choose another"
         )
+    if folder.exists() and not overwrite:
+        raise CorpusError(f"{folder}: already exists; choose another folder or ask to overwrite it")
     sources = _open_sources(config)
     total = sum(source.weight for source in config.sources)
     shares = {name: source.weight / total for name, source in zip(sources, config.sources, strict=True)}
     tokenizer = train_tokenizer(_tokenizer_texts(sources, shares, config.tokenizer_characters), config.vocab_size)
     dtype = np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32
 
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
-    temporary.mkdir(parents=True)
-    try:
+    with atomic_folder(folder, overwrite) as temporary:
         tokenizer.save_pretrained(temporary / "tokenizer")
         train: list[np.ndarray] = []
         described: dict[str, Any] = {}
@@ -87,20 +82,14 @@ def build_corpus(config: CorpusConfig, folder: str | Path, overwrite: bool = Fal
         np.random.default_rng(config.seed).shuffle(blocks)
         np.save(temporary / block_file("train"), blocks)
         description = {
-            "schema_version": SCHEMA_VERSION,
-            "config": config.model_dump(mode="json"),
+            "config": config.to_json(),
             "tokenizer_fingerprint": tokenizer_fingerprint(tokenizer),
             "vocab_size": len(tokenizer),
             "block_length": config.block_length,
             "train": {"blocks": len(blocks), "tokens": blocks.size},
             "sources": described,
         }
-        (temporary / "corpus.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        write_json(temporary / DESCRIPTION_FILE, description)
     return Corpus.load(folder)
 
 

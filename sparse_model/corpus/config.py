@@ -4,24 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from sparse_model.corpus.files import DEFAULT_SUFFIXES, JsonLines, TextFolder
 from sparse_model.corpus.hub import HubDataset
 from sparse_model.corpus.sources import Source
 from sparse_model.corpus.stdlib import Stdlib
 from sparse_model.corpus.tinypython import TinyPython
+from sparse_model.settings import Settings
 
 Weight = Annotated[
-    float, Field(gt=0, description="relative share of the training tokens; the weights need not sum to 1")
+    float, Field(gt=0, allow_inf_nan=False, description="relative share of the training tokens; need not sum to 1")
 ]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class TinyPythonConfig(_Frozen):
+class TinyPythonConfig(Settings):
     """Generated programs."""
 
     kind: Literal["tinypython"] = Field("tinypython", description="the generator of small programs")
@@ -33,7 +30,7 @@ class TinyPythonConfig(_Frozen):
         return TinyPython(self.seed)
 
 
-class StdlibConfig(_Frozen):
+class StdlibConfig(Settings):
     """The interpreter's own library."""
 
     kind: Literal["stdlib"] = Field("stdlib", description="the running interpreter's own library")
@@ -44,7 +41,7 @@ class StdlibConfig(_Frozen):
         return Stdlib()
 
 
-class FolderConfig(_Frozen):
+class FolderConfig(Settings):
     """Text files on disk."""
 
     kind: Literal["folder"] = Field("folder", description="text files below a folder")
@@ -58,7 +55,7 @@ class FolderConfig(_Frozen):
         return TextFolder(self.path, self.suffixes, self.name)
 
 
-class JsonLinesConfig(_Frozen):
+class JsonLinesConfig(Settings):
     """A JSONL file."""
 
     kind: Literal["jsonl"] = Field("jsonl", description="one JSON object a line")
@@ -72,7 +69,7 @@ class JsonLinesConfig(_Frozen):
         return JsonLines(self.path, self.field, self.name)
 
 
-class DatasetConfig(_Frozen):
+class DatasetConfig(Settings):
     """A dataset of the `datasets` library."""
 
     kind: Literal["dataset"] = Field("dataset", description="any dataset that datasets.load_dataset can stream")
@@ -93,7 +90,7 @@ SourceConfig = Annotated[
 ]
 
 
-class CorpusConfig(_Frozen):
+class CorpusConfig(Settings):
     """What to build: sources, sizes, tokenizer and order."""
 
     sources: tuple[SourceConfig, ...] = Field(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sparse_model.artefacts import read_json
 from sparse_model.corpus.fragment import Split
 from sparse_model.corpus.sources import CorpusError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-SCHEMA_VERSION = 1
+DESCRIPTION_FILE = "corpus.json"
 
 
 def block_file(split: Split, source: str | None = None) -> str:
@@ -36,26 +36,16 @@ class Corpus:
 
     @classmethod
     def load(cls, folder: str | Path) -> Corpus:
-        """Read a corpus folder. Raises CorpusError if it is none or was written by another version."""
+        """Read a corpus folder. Raises UserError if it is none, damaged, or written by a newer version."""
         folder = Path(folder)
-        try:
-            description = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise CorpusError(f"{folder} is not a corpus (it has no corpus.json): build one there first.") from error
-        except json.JSONDecodeError as error:
-            raise CorpusError(f"{folder / 'corpus.json'} is damaged ({error.msg}): build the corpus again.") from error
-        if description.get("schema_version") != SCHEMA_VERSION:
-            raise CorpusError(
-                f"corpus {folder} has schema version {description.get('schema_version')}, this program reads "
-                f"{SCHEMA_VERSION}: build the corpus again."
-            )
+        description = read_json(folder, DESCRIPTION_FILE, "corpus")
 
         def blocks(split: Split, source: str | None = None) -> np.ndarray:
             path = folder / block_file(split, source)
             try:
                 return np.load(path, mmap_mode="r", allow_pickle=False)
             except (OSError, ValueError) as error:
-                raise CorpusError(f"{path} is missing or damaged ({error}): build the corpus again.") from error
+                raise CorpusError(f"{path}: missing or damaged ({error}); build the corpus again") from error
 
         names = list(description["sources"])
         return cls(

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
 from sparse_model.corpus.fragment import Split
+from sparse_model.settings import UserError
 
 TRAIN_PERCENT, VALIDATION_PERCENT = 90, 5
 """Shares of a source's documents, in percent; the rest is held out."""
 
 
-class CorpusError(ValueError):
+class CorpusError(UserError):
     """A corpus cannot be built or read. The message says what, why and what to do, in one line."""
 
 

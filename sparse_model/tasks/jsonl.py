@@ -1,0 +1,76 @@
+"""Tasks of one's own: a JSONL file with one pair a line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import get_args
+
+from sparse_model.corpus.fragment import SPLITS, Split
+from sparse_model.tasks.task import Task, TaskError, TextPair
+
+REQUIRED_FIELDS = ("prompt_a", "answer_a", "prompt_b", "answer_b")
+OPTIONAL_FIELDS = ("template", "split")
+
+
+def load_task(path: Path, name: str | None = None) -> Task:
+    """The task in `path`: each line holds `prompt_a`, `answer_a`, `prompt_b`, `answer_b`, and may hold `template` (a
+    label) and `split` (train, validation or held_out).
+
+    Lines without a split are dealt out in order: of ten, eight to train, one to validation, one to held_out; each split
+    thus needs ten lines to be sure of a pair. Answers must be exactly one token. Raises TaskError, naming the line, if
+    the file is missing, empty or malformed.
+    """
+    if not path.is_file():
+        raise TaskError(f"{path}: no such file; give a .jsonl file with {', '.join(REQUIRED_FIELDS)} on every line")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise TaskError(f"{path}: not UTF-8 text ({error.reason}); convert it to UTF-8") from None
+    pairs: dict[Split, list[TextPair]] = {split: [] for split in SPLITS}
+    dealt = 0
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        record = _parse(line, f"{path} line {number}")
+        given = record.get("split")
+        split = next((known for known in SPLITS if known == given), None)
+        if split is None:
+            split = "validation" if dealt % 10 == 8 else "held_out" if dealt % 10 == 9 else "train"
+            dealt += 1
+        a, b = (record["prompt_a"], record["answer_a"], ""), (record["prompt_b"], record["answer_b"], "")
+        pairs[split].append(TextPair(*a, *b, template=record.get("template", path.stem)))
+    if not any(pairs.values()):
+        raise TaskError(f"{path}: holds no pairs; write one JSON object a line with {', '.join(REQUIRED_FIELDS)}")
+
+    def candidates(split: Split, seed: int) -> Iterator[TextPair]:
+        shuffled = list(pairs[split])
+        Random(f"{split}/{seed}").shuffle(shuffled)
+        yield from shuffled
+
+    templates = {split: tuple(sorted({pair.template for pair in pairs[split]})) for split in SPLITS}
+    return Task(name or path.stem, f"pairs from {path.name}", ("answer_a", "answer_b"), templates, candidates, True)
+
+
+def _parse(line: str, place: str) -> dict[str, str]:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise TaskError(f"{place}: not JSON ({error.msg}); write one JSON object a line") from None
+    if not isinstance(record, dict):
+        raise TaskError(f"{place}: holds a {type(record).__name__}; write an object with {', '.join(REQUIRED_FIELDS)}")
+    for field in REQUIRED_FIELDS:
+        if not isinstance(record.get(field), str) or not record[field]:
+            raise TaskError(f"{place}: field {field!r} is missing, empty or not text; every line needs it")
+    unknown = sorted(set(record) - set(REQUIRED_FIELDS) - set(OPTIONAL_FIELDS))
+    if unknown:
+        raise TaskError(
+            f"{place}: unknown field {unknown[0]!r}; known are {', '.join(REQUIRED_FIELDS + OPTIONAL_FIELDS)}"
+        )
+    if not all(isinstance(value, str) for value in record.values()):
+        raise TaskError(f"{place}: every field is text; write template and split in quotes")
+    if "split" in record and record["split"] not in get_args(Split):
+        raise TaskError(f"{place}: unknown split {record['split']!r}; use {', '.join(SPLITS)}")
+    return record

@@ -1,0 +1,29 @@
+"""The nonsense control: a task's prompts with answers that follow no rule.
+
+A circuit found for it measures what pruning can force out of any set of pairs (METHOD §3).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from random import Random
+
+import torch
+
+from sparse_model.tasks.token_pairs import TokenPairs
+
+
+def nonsense(pairs: TokenPairs, seed: int = 0) -> TokenPairs:
+    """The same prompts; an independent fair coin per pair decides whether its two answers change places.
+
+    The coin depends on the pair's text and `seed` only, so a pair keeps its labels wherever it appears, while knowing
+    the labels of some pairs says nothing about the others. `texts` keeps the real answers.
+    """
+    coins = [Random(f"{seed}/{text.prompt_a}/{text.prompt_b}").random() < 0.5 for text in pairs.texts]
+    exchange = torch.tensor(coins, device=pairs.answer_a.device)
+    return replace(
+        pairs,
+        name=f"{pairs.name}_nonsense",
+        answer_a=torch.where(exchange, pairs.answer_b, pairs.answer_a),
+        answer_b=torch.where(exchange, pairs.answer_a, pairs.answer_b),
+    )

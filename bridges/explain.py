@@ -61,16 +61,18 @@ class Explanation:
         }
 
 
-def task_splits(task: Task, tokenizer: PreTrainedTokenizerBase, train: int, evaluate: int, seed: int = 0) -> Splits:
+def task_splits(
+    task: Task, tokenizer: PreTrainedTokenizerBase, train: int, evaluate: int, seed: int = 0, device: str = "cpu"
+) -> Splits:
     """Pairs to fit on (training templates), to choose on and to report on (templates of their own).
 
     Raises:
         TaskError: the tokenizer cannot express enough pairs.
     """
     return Splits(
-        tokenise_pairs(task, tokenizer, train, "train", seed),
-        tokenise_pairs(task, tokenizer, evaluate, "validation", seed),
-        tokenise_pairs(task, tokenizer, evaluate, "held_out", seed),
+        tokenise_pairs(task, tokenizer, train, "train", seed).to(device),
+        tokenise_pairs(task, tokenizer, evaluate, "validation", seed).to(device),
+        tokenise_pairs(task, tokenizer, evaluate, "held_out", seed).to(device),
     )
 
 

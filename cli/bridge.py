@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from bridges.objective import BridgeConfig
-from cli.options import Device, Json, Out, Overwrite, check_device, with_settings
+from cli.options import DenseOption, Device, Json, Out, Overwrite, check_device, with_settings
 from cli.output import interval, print_json, print_table, say
 from sparse_model.shape import SparseShape
 from sparse_model.training.config import TrainConfig
@@ -40,12 +40,12 @@ def train(
     Example: sparsebridge bridge train runs/dense --corpus runs/corpus --out runs/bridge --density 0.05 --steps 3000
     """
     from bridges.training import train_bridge
-    from cli.loading import load_stack
+    from cli.loading import check_vocabulary, load_stack
     from sparse_model.corpus.corpus import Corpus
 
     data = Corpus.load(corpus)
     stack, tokenizer = load_stack(model, check_device(device))
-    check_vocabulary(data, tokenizer, model)
+    check_vocabulary(data, tokenizer)
     held_out = {name: blocks[:128] for name, blocks in data.held_out.items()}
     description = train_bridge(
         stack, model, tokenizer, data.train, held_out, out, train, bridge, sparse, overwrite, device
@@ -57,8 +57,8 @@ def train(
 @app.command()
 def evaluate(
     bridge: Annotated[Path, typer.Argument(help="a bridge folder", show_default=False)],
-    model: Annotated[str, typer.Option("--dense", help="the dense model the bridge was trained with", show_default=False)],
     corpus: CorpusOption,
+    dense: DenseOption = None,
     blocks: Annotated[int, typer.Option("--blocks", min=2, help="held-out blocks per source")] = 128,
     paths: Annotated[int, typer.Option("--paths", min=0, help="random mixed paths per batch")] = 8,
     seed: Annotated[int, typer.Option("--seed", min=0, help="of the random paths")] = 0,
@@ -67,41 +67,22 @@ def evaluate(
 ) -> None:
     """Measure a bridge on held-out text: NMSE and KL per site, KL overall and on random mixed paths.
 
-    Example: sparsebridge bridge evaluate runs/bridge --dense runs/dense --corpus runs/corpus
+    Example: sparsebridge bridge evaluate runs/bridge --corpus runs/corpus
     """
-    from bridges.artefact import load_bridge
     from bridges.evaluate import evaluate_bridge
-    from cli.loading import load_stack
+    from cli.loading import check_vocabulary, load_pairing
     from sparse_model.corpus.corpus import Corpus
 
-    artefact = load_bridge(bridge, check_device(device))
+    pairing = load_pairing(bridge, dense, check_device(device))
     data = Corpus.load(corpus)
-    stack, tokenizer = load_stack(model, device)
-    artefact.check_dense(stack.fingerprint, model)
-    check_vocabulary(data, tokenizer, model)
+    check_vocabulary(data, pairing.tokenizer)
     found = {
         name: evaluate_bridge(
-            artefact.sparse, stack, artefact.bridge, held_out[:blocks], mixed_paths=paths, seed=seed, device=device
+            pairing.artefact.sparse, pairing.stack, pairing.artefact.bridge, held_out[:blocks], mixed_paths=paths, seed=seed, device=device
         ).to_json()
         for name, held_out in data.held_out.items()
     }
     show(found, as_json)
-
-
-def check_vocabulary(data: Any, tokenizer: Any, model: str) -> None:
-    """Refuse a corpus in another model's tokens.
-
-    Raises:
-        UserError: the tokenizers differ.
-    """
-    from sparse_model.corpus.tokenizer import tokenizer_fingerprint
-    from sparse_model.settings import UserError
-
-    if tokenizer_fingerprint(tokenizer) != data.fingerprint:
-        raise UserError(
-            f"{data.folder}: was tokenised with another tokenizer than {model}'s; build a corpus with "
-            f"sparsebridge corpus build --tokenizer {model}"
-        )
 
 
 def show(evaluation: dict[str, Any], as_json: bool) -> None:

@@ -20,6 +20,16 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="folder or file to write"
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace what --out already holds")]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout; all else goes to stderr")]
+DenseOption = Annotated[
+    str | None, typer.Option("--dense", help="the dense model; unset: where it was when the bridge was trained")
+]
+BridgeOption = Annotated[Path, typer.Option("--bridge", help="a bridge folder", show_default=False)]
+CorpusText = Annotated[
+    Path | None, typer.Option("--corpus", help="a corpus folder for reference text; unset: tinypython, made on the spot")
+]
+TaskOption = Annotated[
+    str, typer.Option("--task", help="a task's name (see sparsebridge task list) or a .jsonl file of pairs", show_default=False)
+]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="of every random choice")]
 
 

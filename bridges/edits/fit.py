@@ -13,7 +13,7 @@ from torch import Tensor
 from bridges.bridge import Bridge
 from bridges.edits.mapping import map_nodes
 from bridges.edits.paired import Direction
-from bridges.edits.rules import Add, Clamp, Move, Rule, Scale
+from bridges.edits.rules import Ablate, Add, Clamp, Move, Rule, Scale
 from bridges.edits.standing import StandingEdit, StandingSite
 from bridges.protocol import residual_sites
 from dense_adapters import DenseStack
@@ -129,7 +129,7 @@ def move_edit(
         task=circuit.task,
         claim=claim,
         model_fingerprint=dense.fingerprint,
-        sites=(StandingSite(site.dense, "residual", names, fitter.encoder, fitter.bias, fitter.decoder, rule),),
+        sites=(StandingSite(site.dense, names, fitter.encoder, fitter.bias, fitter.decoder, rule),),
     )
 
 
@@ -151,8 +151,6 @@ def node_edit(
     Raises:
         UserError: the rule needs a class contrast, a value is missing, or a node does not map.
     """
-    from bridges.edits.rules import Ablate
-
     sites = []
     for mapped in map_nodes(nodes, bridge, sparse, dense):
         if any(node.part == "post_act" for node in mapped.nodes):
@@ -174,7 +172,7 @@ def node_edit(
             raise UserError(f"rule '{rule}' cannot be made from nodes alone; choose ablate, scale, clamp or add")
         names = tuple(map(str, mapped.nodes))
         sites.append(
-            StandingSite(mapped.dense_site, "residual", names, rows, bias, decoder.weight[:, index].T.detach(), chosen)
+            StandingSite(mapped.dense_site, names, rows, bias, decoder.weight[:, index].T.detach(), chosen)
         )
     claim = f"{rule} {', '.join(map(str, nodes))}"
     return StandingEdit(task=task, claim=claim, model_fingerprint=dense.fingerprint, sites=tuple(sites))

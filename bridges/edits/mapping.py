@@ -125,3 +125,16 @@ def read_direction(node: Node, bridge: Bridge, sparse: SparseTransformer, dense:
 def aligned_place(bridge: Bridge, sparse_site: int) -> int:
     """Place of the first aligned site at or after a sparse site."""
     return next(j for j, aligned in enumerate(bridge.alignment.sites) if aligned.sparse >= sparse_site)
+
+
+def check_base_model(fingerprint: str, dense: DenseStack, name: str) -> None:
+    """Refuse to apply an edit to another dense model than its own.
+
+    Raises:
+        UserError: the fingerprints differ.
+    """
+    if dense.fingerprint != fingerprint:
+        raise UserError(
+            f"{name}: the edit was made for another base model (fingerprint {fingerprint[:12]}, not {dense.fingerprint[:12]}); "
+            "pass its own model, or map the circuit through a bridge to this one"
+        )

@@ -2,7 +2,7 @@
 
     read     z = encoder rows · h^d + bias       the nodes, as the dense stream encodes them
     change   Δz = rule(z, strength)
-    write    Δh^d = Δz · decoder rows            into the residual stream, or into what the sublayer reads
+    write    Δh^d = Δz · decoder rows            into the residual stream
 
 A `StandingEdit` holds all it needs as small tensors: neither the sparse model nor the corpus. It acts through
 `DenseStack.editing`, so under `generate` with a key–value cache too.
@@ -20,7 +20,6 @@ from torch import Tensor
 from bridges.edited_walk import SiteChange, edited_walk
 from bridges.edits.rules import Rule
 from dense_adapters import DenseStack, EditFn
-from sparse_model.settings import UserError
 
 Where = Literal["prompt", "generated", "both"]
 
@@ -30,7 +29,6 @@ class StandingSite:
     """One dense site of an edit: encoder rows [n, D] and bias [n], decoder rows [n, D] (per unit of activation), rule."""
 
     dense_site: int
-    kind: Literal["read", "residual"]
     nodes: tuple[str, ...]
     encoder: Float[Tensor, "n D"]
     bias: Float[Tensor, " n"]
@@ -42,11 +40,8 @@ class StandingSite:
         return h @ self.encoder.T.to(h) + self.bias.to(h)
 
     def change(self, h: Float[Tensor, "*B D"], strength: float) -> Float[Tensor, "*B D"]:
-        """Δh^d, or for `read` the same change of the normed input (the norm's scale as it is)."""
-        delta = self.rule.change(self.encode(h.float()), strength) @ self.decoder.to(h.device)
-        if self.kind == "read":
-            delta = delta / h.float().square().mean(-1, keepdim=True).sqrt().clamp(min=1e-6)
-        return delta.to(h)
+        """Δh^d."""
+        return (self.rule.change(self.encode(h.float()), strength) @ self.decoder.to(h.device)).to(h)
 
 
 @dataclass(frozen=True)
@@ -61,20 +56,8 @@ class StandingEdit:
     strength: float = 1.0
     metrics: Mapping[str, Any] = field(default_factory=dict)
 
-    def check_model(self, stack: DenseStack, name: str) -> None:
-        """Refuse another base model.
-
-        Raises:
-            UserError: the fingerprints differ.
-        """
-        if stack.fingerprint != self.model_fingerprint:
-            raise UserError(
-                f"{name}: the edit was made for another base model (fingerprint {self.model_fingerprint[:12]}, not "
-                f"{stack.fingerprint[:12]}); pass its own model, or map the circuit through a bridge to this one"
-            )
-
     def functions(self, strength: float | None = None) -> dict[int, EditFn]:
-        """Site → edit function for `DenseStack.editing`; all sites must be of one kind."""
+        """Site → edit function for `DenseStack.editing` of residuals."""
         amount = self.strength if strength is None else strength
 
         def at(site: StandingSite) -> EditFn:
@@ -86,7 +69,7 @@ class StandingEdit:
         self, stack: DenseStack, strength: float | None = None, where: Where = "both"
     ) -> AbstractContextManager[None]:
         """A context in which the model runs under the edit."""
-        return stack.editing(self.functions(strength), kind=self.sites[0].kind, where=where)
+        return stack.editing(self.functions(strength), kind="residual", where=where)
 
 
 @torch.no_grad()
@@ -95,9 +78,7 @@ def walk_edited(stack: DenseStack, edit: StandingEdit, tokens: Tensor, strength:
     amount = edit.strength if strength is None else strength
 
     def change(site: StandingSite) -> SiteChange:
-        if site.kind == "residual":
-            return SiteChange(residual=lambda h: h + site.change(h, amount))
-        return SiteChange(read=lambda h, x: x + site.change(h, amount))
+        return SiteChange(residual=lambda h: h + site.change(h, amount))
 
     walk = stack.walk(tokens)
     return edited_walk(stack, walk, walk.embedding(), {site.dense_site: change(site) for site in edit.sites})

@@ -99,3 +99,9 @@ def judge_standing(dense: DenseStack, edit: StandingEdit, direction: Direction, 
         "other_class_kept": float((untouched.logit_difference < 0).mean()),
         "isolation": text.isolation(edit, answers, seed=seed),
     }
+
+
+def claim_of(task: str, forward: bool) -> str:
+    """What a standing edit of a task is said to do."""
+    origin, goal = ("a", "b") if forward else ("b", "a")
+    return f"where {task} calls for answer {origin}, give answer {goal}"

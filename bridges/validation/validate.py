@@ -15,7 +15,7 @@ from bridges.edits.paired import Direction, PairedRun
 from bridges.edits.standing import StandingEdit
 from bridges.validation.isolation import ReferenceText
 from bridges.validation.paired import choose_paired, concentration, judge_paired
-from bridges.validation.standing import choose_standing, judge_standing
+from bridges.validation.standing import choose_standing, claim_of, judge_standing
 from bridges.validation.verdict import Gate, verdict
 from dense_adapters import DenseStack
 from sparse_model.circuits.circuit import Circuit
@@ -76,9 +76,8 @@ def validate_circuit(
     standing: dict[str, StandingEdit] = {}
     judged: dict[str, Any] = {}
     for name, forward in DIRECTIONS.items():
-        claim = f"where {circuit.task} calls for answer {'a' if forward else 'b'}, give answer {'b' if forward else 'a'}"
         standing[name] = choose_standing(
-            circuit, training[name].direction, choosing[name].direction, bridge, sparse, dense, text, claim
+            circuit, training[name].direction, choosing[name].direction, bridge, sparse, dense, text, claim_of(circuit.task, forward)
         )
         judged[name] = judge_standing(dense, standing[name], reporting[name].direction, text, seed)
     gates = verdict(paired, judged)

@@ -1,0 +1,170 @@
+"""`sparsebridge circuit`: prune a circuit out of a sparse model, evaluate it, show it."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cli.options import CorpusText, Device, Json, Out, Overwrite, Seed, TaskOption, check_device, with_settings
+from cli.output import print_json, print_table, say
+from sparse_model.circuits.prune import PruneConfig
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=__doc__)
+
+ModelArgument = Annotated[
+    Path, typer.Argument(help="a sparse model folder, or a bridge folder (its sparse model is taken)", show_default=False)
+]
+CircuitArgument = Annotated[Path, typer.Argument(help="a circuit folder", show_default=False)]
+ModelOption = Annotated[
+    Path, typer.Option("--model", help="the sparse model or bridge the circuit was pruned from", show_default=False)
+]
+PairsOption = Annotated[int, typer.Option("--evaluate-pairs", min=2, help="held-out pairs to evaluate on")]
+
+
+@app.callback()
+def group() -> None:
+    """Prune a circuit out of a sparse model, evaluate it, show it."""
+
+
+@app.command()
+@with_settings(prune=PruneConfig)
+def prune(
+    model: ModelArgument,
+    task: TaskOption,
+    out: Out,
+    prune: PruneConfig,
+    corpus: CorpusText = None,
+    blocks: Annotated[int, typer.Option("--blocks", min=1, help="text blocks the ablation means are taken over")] = 64,
+    evaluate_pairs: PairsOption = 64,
+    overwrite: Overwrite = False,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Find the nodes that do TASK, freeze all others, and say how sufficient and necessary they are.
+
+    Example: sparsebridge circuit prune runs/bridge --task closing_quote --out runs/closing_quote
+    """
+    from dataclasses import replace
+
+    from cli.loading import text_blocks
+    from sparse_model.circuits.ablation import ablation_values
+    from sparse_model.circuits.evaluate import evaluate_circuit
+    from sparse_model.circuits.prune import prune as find_circuit
+    from sparse_model.settings import UserError
+    from sparse_model.tasks import find_task
+    from sparse_model.tasks.token_pairs import tokenise_pairs
+
+    if out.exists() and not overwrite:
+        raise UserError(f"{out}: already exists; choose another --out or pass --overwrite")
+    sparse, tokenizer = load_sparse(model, check_device(device))
+    chosen = find_task(task)
+    pairs = {
+        split: tokenise_pairs(chosen, tokenizer, count, split, prune.seed).to(device)
+        for split, count in (("train", prune.pairs), ("validation", prune.pairs // 2), ("held_out", evaluate_pairs))
+    }
+    values = ablation_values(
+        sparse, text_blocks(tokenizer, "train", blocks, sparse.config.block_size, corpus), prune.ablation
+    )
+    circuit = find_circuit(sparse, pairs["train"], pairs["validation"], values, prune)
+    evaluation = evaluate_circuit(sparse, circuit, pairs["held_out"], seed=prune.seed).to_json()
+    circuit = replace(circuit, metrics={**circuit.metrics, "evaluation": evaluation})
+    circuit.save(out, overwrite)
+    say(f"circuit written to {out}")
+    show_evaluation(circuit.task, evaluation, as_json)
+
+
+@app.command()
+def evaluate(
+    circuit: CircuitArgument,
+    model: ModelOption,
+    task: Annotated[str | None, typer.Option("--task", help="another task's name or .jsonl file; unset: the circuit's own")] = None,
+    pairs: PairsOption = 128,
+    draws: Annotated[int, typer.Option("--draws", min=1, help="random node sets per control")] = 100,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Sufficiency and necessity on held-out pairs, each beside random node sets of equal size.
+
+    Example: sparsebridge circuit evaluate runs/closing_quote --model runs/bridge
+    """
+    from sparse_model.circuits.circuit import Circuit
+    from sparse_model.circuits.evaluate import evaluate_circuit
+    from sparse_model.tasks import find_task
+    from sparse_model.tasks.token_pairs import tokenise_pairs
+
+    loaded = Circuit.load(circuit)
+    sparse, tokenizer = load_sparse(model, check_device(device))
+    loaded.check_model(sparse, str(model))
+    held_out = tokenise_pairs(find_task(task or loaded.task), tokenizer, pairs, "held_out", seed).to(device)
+    show_evaluation(loaded.task, evaluate_circuit(sparse, loaded, held_out, draws, seed).to_json(), as_json)
+
+
+@app.command()
+def show(circuit: CircuitArgument, model: ModelOption, as_json: Json = False) -> None:
+    """List a circuit's nodes and the weights between them.
+
+    Example: sparsebridge circuit show runs/closing_quote --model runs/bridge
+    """
+    from sparse_model.circuits.circuit import Circuit, circuit_edges
+
+    loaded = Circuit.load(circuit)
+    sparse, _ = load_sparse(model, "cpu")
+    loaded.check_model(sparse, str(model))
+    edges = list(circuit_edges(sparse, loaded.keep))
+    if as_json:
+        print_json(
+            {
+                "task": loaded.task,
+                "nodes": [str(node) for node in loaded.nodes],
+                "edges": [{"source": str(e.source), "target": str(e.target), "weight": e.weight} for e in edges],
+            }
+        )
+        return
+    print_table(
+        f"{loaded.task}: {len(loaded.nodes)} nodes",
+        ("node", "edges in", "edges out"),
+        [
+            [str(node), str(sum(e.target == node for e in edges)), str(sum(e.source == node for e in edges))]
+            for node in loaded.nodes
+        ],
+    )
+    print_table(
+        f"{len(edges)} edges (nonzero weights between kept nodes)",
+        ("from", "to", "weight"),
+        [[str(e.source), str(e.target), f"{e.weight:+.3f}"] for e in edges],
+    )
+
+
+def load_sparse(folder: Path, device: str) -> tuple[Any, Any]:
+    """A sparse model and its tokenizer from a model or bridge folder.
+
+    Raises:
+        UserError: the folder holds neither.
+    """
+    from transformers import AutoTokenizer
+
+    from sparse_model import SparseTransformer
+    from sparse_model.settings import UserError
+
+    inside = folder / "sparse" if (folder / "bridge.json").is_file() else folder
+    if not (inside / "config.json").is_file():
+        raise UserError(f"{folder}: holds no sparse model (no config.json); pass a folder made by sparse train or bridge train")
+    return SparseTransformer.from_pretrained(inside).to(device), AutoTokenizer.from_pretrained(inside)
+
+
+def show_evaluation(task: str, found: dict[str, Any], as_json: bool) -> None:
+    """Print a circuit's figures beside their controls."""
+    if as_json:
+        print_json({"task": task, **found})
+        return
+    print_table(
+        f"{task}: {found['nodes']} nodes, {found['edges']} edges; held-out pairs, binary loss in nats (chance 0.693)",
+        ("", "circuit", "compared to", ""),
+        [
+            ["alone (sufficiency)", f"{found['task_loss']:.3f}", "whole model", f"{found['full_loss']:.3f}"],
+            ["alone, calibrated", f"{found['calibrated_loss']:.3f}", "random nodes alone", f"{found['random_circuit_loss']:.3f}"],
+            ["removed (necessity)", f"{found['necessity_loss']:.3f}", "random nodes removed", f"{found['necessity_random_loss']:.3f}"],
+            ["accuracy alone", f"{found['circuit_accuracy']:.3f}", "whole model", f"{found['accuracy']:.3f}"],
+        ],
+    )

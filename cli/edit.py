@@ -1,0 +1,208 @@
+"""`sparsebridge edit`: circuit → edit; validate it, generate under it."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from cli.options import (
+    BridgeOption,
+    CorpusText,
+    DenseOption,
+    Device,
+    Json,
+    Out,
+    Overwrite,
+    Seed,
+    check_device,
+)
+from cli.output import interval, print_json, print_table, say
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=__doc__)
+
+CircuitArgument = Annotated[Path, typer.Argument(help="a circuit folder", show_default=False)]
+EditArgument = Annotated[Path, typer.Argument(help="an edit folder", show_default=False)]
+Strength = Annotated[
+    float | None, typer.Option("--strength", help="steering strength: 0 no edit, 1 a full one; unset: the edit's own")
+]
+TaskOfOwn = Annotated[
+    str | None, typer.Option("--task", help="a .jsonl file of pairs; unset: the built-in task of the circuit's name")
+]
+TextBlocks = Annotated[int, typer.Option("--blocks", min=2, help="held-out text blocks for isolation and corpus means")]
+
+
+@app.callback()
+def group() -> None:
+    """Map circuits to dense edits, validate them, generate under them."""
+
+
+@app.command("map")
+def map_(
+    circuit: CircuitArgument,
+    bridge: BridgeOption,
+    out: Out,
+    dense: DenseOption = None,
+    form: Annotated[
+        Literal["paired", "standing"], typer.Option("--form", help="paired: towards a second prompt; standing: a rule of its own")
+    ] = "standing",
+    direction: Annotated[
+        Literal["a_to_b", "b_to_a"], typer.Option("--direction", help="which answer a standing edit moves to which")
+    ] = "a_to_b",
+    loop: Annotated[
+        Literal["open", "closed"], typer.Option("--loop", help="paired: whether later sites see what earlier ones did")
+    ] = "closed",
+    node: Annotated[
+        list[str] | None, typer.Option("--node", help="map only this node, such as 1.mlp.act_in:17; repeatable")
+    ] = None,
+    rule: Annotated[
+        Literal["move", "ablate", "scale", "clamp", "add"], typer.Option("--rule", help="standing: what happens to the nodes")
+    ] = "move",
+    value: Annotated[float | None, typer.Option("--value", help="for clamp and add, in stream units of the sparse model")] = None,
+    task: TaskOfOwn = None,
+    corpus: CorpusText = None,
+    blocks: TextBlocks = 48,
+    pairs: Annotated[int, typer.Option("--pairs", min=2, help="pairs a standing edit is fitted on")] = 128,
+    strength: Strength = None,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Map a circuit (or single nodes of it) through the bridges to an edit of the dense model.
+
+    Example: sparsebridge edit map runs/closing_quote --bridge runs/bridge --out runs/edit
+    """
+    from cli.editing import map_paired, map_standing
+    from cli.loading import load_pairing
+    from sparse_model.circuits.circuit import Circuit
+    from sparse_model.settings import UserError
+
+    if out.exists() and not overwrite:
+        raise UserError(f"{out}: already exists; choose another --out or pass --overwrite")
+    loaded = Circuit.load(circuit)
+    pairing = load_pairing(bridge, dense, check_device(device))
+    loaded.check_model(pairing.artefact.sparse, str(bridge))
+    if form == "paired":
+        if rule != "move" or value is not None:
+            raise UserError("--rule and --value belong to standing edits; a paired edit follows its counterfactual prompt")
+        description = map_paired(pairing, loaded, node or [], loop, strength, out, overwrite)
+    else:
+        description = map_standing(
+            pairing, loaded, node or [], rule, value, direction, task, corpus, blocks, pairs, strength, seed, out, overwrite
+        )
+    say(f"edit written to {out}")
+    if as_json:
+        print_json(description)
+    else:
+        print_table(
+            description["claim"],
+            ("site", "nodes"),
+            [[str(site["dense_site"]), ", ".join(site["nodes"])] for site in description["sites"]],
+            f"{form} edit, strength {description['strength']}",
+        )
+
+
+@app.command()
+def apply(
+    edit: EditArgument,
+    dense: Annotated[str, typer.Option("--dense", help="the dense model the edit was made for", show_default=False)],
+    prompt: Annotated[str, typer.Option("--prompt", help="text to continue; \\n is a newline", show_default=False)],
+    counterfactual: Annotated[
+        str | None, typer.Option("--counterfactual", help="paired edits: the prompt to act like, of equal token length")
+    ] = None,
+    strength: Strength = None,
+    where: Annotated[
+        Literal["prompt", "generated", "both"], typer.Option("--where", help="standing edits: which positions it may touch")
+    ] = "both",
+    tokens: Annotated[int, typer.Option("--tokens", min=1, help="tokens to generate")] = 24,
+    sample: Annotated[bool, typer.Option("--sample/--greedy", help="sample, or take the most likely token")] = False,
+    temperature: Annotated[float, typer.Option("--temperature", min=0.01, help="of sampling")] = 1.0,
+    cache: Annotated[bool, typer.Option("--cache/--no-cache", help="use the key–value cache (same tokens either way)")] = True,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Generate text under an edit, beside the unedited model's.
+
+    Example: sparsebridge edit apply runs/edit --dense runs/dense --prompt "name = 'hello"
+    """
+    from cli.editing import generate
+
+    found = generate(
+        edit, dense, prompt, counterfactual, strength, where, tokens, sample, temperature, cache, seed, check_device(device)
+    )
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        found["claim"],
+        ("", "continuation"),
+        [["unedited", repr(found["unedited"])], [f"strength {found['strength']}", repr(found["edited"])]],
+    )
+
+
+@app.command()
+def validate(
+    circuit: CircuitArgument,
+    bridge: BridgeOption,
+    dense: DenseOption = None,
+    task: TaskOfOwn = None,
+    corpus: CorpusText = None,
+    blocks: TextBlocks = 48,
+    pairs: Annotated[int, typer.Option("--pairs", min=4, help="held-out pairs to report on, and as many to choose on")] = 64,
+    draws: Annotated[int, typer.Option("--draws", min=1, help="norm-matched random edits per direction; 100 for p < 0.01")] = 100,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="also write report.json and report.html to this folder")] = None,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Test whether a circuit's edits do in the dense model what the circuit claims; exit code 1 if they do not.
+
+    Example: sparsebridge edit validate runs/closing_quote --bridge runs/bridge --out runs/report
+    """
+    from cli.editing import validate_one
+    from cli.loading import load_pairing
+    from sparse_model.circuits.circuit import Circuit
+    from sparse_model.settings import UserError
+
+    if out is not None and out.exists() and not overwrite:
+        raise UserError(f"{out}: already exists; choose another --out or pass --overwrite")
+    loaded = Circuit.load(circuit)
+    pairing = load_pairing(bridge, dense, check_device(device))
+    loaded.check_model(pairing.artefact.sparse, str(bridge))
+    report = validate_one(pairing, loaded, task, corpus, blocks, pairs, draws, seed, device, out, overwrite)
+    if as_json:
+        print_json(report)
+    else:
+        show_validation(loaded.task, report)
+    if not report["verdict"]["passed"]:
+        raise typer.Exit(1)
+
+
+def show_validation(task: str, report: dict[str, Any]) -> None:
+    """Print a verdict with every figure beside what it is compared to."""
+    rows = []
+    for name, found in report["paired"].items():
+        arrow = name.replace("_to_", " → ")
+        p = {key: found[key]["p_target"]["value"] for key in ("none", "edited", "random", "full_patch")}
+        rows += [
+            [f"{arrow} recovered", interval(found["recovered"], 2), f"random {found['random']['recovered']:.2f}, full patch 1"],
+            [f"{arrow} P(target)", f"{p['edited']:.3f}", f"none {p['none']:.3f}, random {p['random']:.3f}, full patch {p['full_patch']:.3f}"],
+        ]
+    for name, found in report["standing"].items():
+        arrow = name.replace("_to_", " → ")
+        rows += [
+            [f"{arrow} standing flips", interval(found["flip_rate"], 2), "unedited: wrong answer on every prompt it gets right"],
+            [f"{arrow} isolation KL", interval(found["isolation"]["kl"], 4), "limit 0.02 nats/token"],
+        ]
+    print_table(f"{task}: paired edit, {report['choice']['loop']} loop, strength {report['choice']['strength']}", ("", "value", "compared to"), rows)
+    for gate in report["verdict"]["gates"]:
+        mark = "pass" if gate["passed"] else "FAIL"
+        more = "" if gate["passed"] else f" — {gate['meaning']}"
+        print_line(f"{mark}  {gate['name']}: {gate['measured']} (required: {gate['required']}){more}")
+
+
+def print_line(text: str) -> None:
+    """One line on stdout."""
+    typer.echo(text)

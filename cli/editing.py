@@ -1,0 +1,213 @@
+"""What the `edit` commands do, between their options and the packages."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from cli.loading import Pairing, load_stack, text_blocks
+from sparse_model.settings import UserError
+
+
+def map_paired(
+    pairing: Pairing, circuit: Any, nodes: Sequence[str], loop: Any, strength: float | None, out: Path, overwrite: bool
+) -> dict[str, Any]:
+    """Write a paired edit; returns its description."""
+    from bridges.edits.mapping import map_circuit, map_nodes
+    from bridges.edits.paired_artefact import make_paired, save_paired
+    from sparse_model.nodes import Node
+
+    artefact, stack = pairing.artefact, pairing.stack
+    if nodes:
+        chosen = [check_kept(Node.parse(text), circuit) for text in nodes]
+        sites = map_nodes(chosen, artefact.bridge, artefact.sparse, stack)
+    else:
+        sites = map_circuit(circuit, artefact.bridge, artefact.sparse, stack)
+    claim = f"{circuit.task}: act as on the counterfactual prompt"
+    edit = make_paired(sites, artefact.bridge, stack, circuit.task, claim, loop, 1.0 if strength is None else strength)
+    save_paired(edit, out, overwrite)
+    return describe(edit)
+
+
+def map_standing(
+    pairing: Pairing,
+    circuit: Any,
+    nodes: Sequence[str],
+    rule: str,
+    value: float | None,
+    direction: str,
+    task: str | None,
+    corpus: Path | None,
+    blocks: int,
+    pairs: int,
+    strength: float | None,
+    seed: int,
+    out: Path,
+    overwrite: bool,
+) -> dict[str, Any]:
+    """Write a standing edit; returns its description."""
+    from dataclasses import replace
+
+    from bridges.edits.fit import node_edit
+    from bridges.edits.paired import Direction
+    from bridges.edits.standing_artefact import save_standing
+    from bridges.explain import task_splits
+    from bridges.validation.isolation import ReferenceText
+    from bridges.validation.standing import choose_standing, claim_of
+    from sparse_model.nodes import Node
+    from sparse_model.tasks import find_task
+
+    artefact, stack = pairing.artefact, pairing.stack
+    text = ReferenceText(
+        stack, text_blocks(artefact.tokenizer, "held_out", blocks, artefact.sparse.config.block_size, corpus)
+    )
+    if rule == "move":
+        if nodes or value is not None:
+            raise UserError("--node and --value need a --rule of ablate, scale, clamp or add; move takes the whole circuit")
+        splits = task_splits(find_task(task or circuit.task), artefact.tokenizer, pairs, max(2, pairs // 2), seed)
+        forward = direction == "a_to_b"
+        edit = choose_standing(
+            circuit,
+            Direction.of(splits.train, forward),
+            Direction.of(splits.validation, forward),
+            artefact.bridge,
+            artefact.sparse,
+            stack,
+            text,
+            claim_of(circuit.task, forward),
+        )
+    else:
+        chosen = [check_kept(Node.parse(node), circuit) for node in nodes] or [
+            node for node in circuit.nodes if node.part == "act_in"
+        ]
+        values = {} if value is None else {"value": value}
+        edit = node_edit(chosen, rule, values, artefact.bridge, artefact.sparse, stack, text.h, circuit.task)
+    if strength is not None:
+        edit = replace(edit, strength=strength)
+    save_standing(edit, out, overwrite)
+    return describe(edit)
+
+
+def check_kept(node: Any, circuit: Any) -> Any:
+    """Refuse a node that is not in the circuit.
+
+    Raises:
+        UserError: unknown location, or a node the circuit does not keep.
+    """
+    if node not in circuit.nodes:
+        raise UserError(f"node '{node}' is not in the circuit for '{circuit.task}'; see sparsebridge circuit show")
+    return node
+
+
+def describe(edit: Any) -> dict[str, Any]:
+    """Claim, strength and sites of an edit as plain types."""
+    sites = [{"dense_site": site.dense_site, "nodes": list(site.nodes)} for site in edit.sites]
+    return {"task": edit.task, "claim": edit.claim, "strength": edit.strength, "sites": sites}
+
+
+def generate(
+    folder: Path,
+    dense: str,
+    prompt: str,
+    counterfactual: str | None,
+    strength: float | None,
+    where: Any,
+    new_tokens: int,
+    sample: bool,
+    temperature: float,
+    cache: bool,
+    seed: int,
+    device: str,
+) -> dict[str, Any]:
+    """Continuations of a prompt without and with the edit."""
+    import torch
+
+    from bridges.edits.mapping import check_base_model
+    from bridges.edits.paired_artefact import load_paired
+    from bridges.edits.standing_artefact import edit_form, load_standing
+
+    form = edit_form(folder)
+    edit: Any = load_paired(folder) if form == "paired" else load_standing(folder)
+    if form == "paired" and counterfactual is None:
+        raise UserError(f"{folder}: is a paired edit and needs --counterfactual, the prompt to act like")
+    if form == "standing" and counterfactual is not None:
+        raise UserError(f"{folder}: is a standing edit and takes no --counterfactual; leave it out")
+    stack, tokenizer = load_stack(dense, device)
+    check_base_model(edit.model_fingerprint, stack, dense)
+    tokens = encode(tokenizer, prompt, device)
+    other = None if counterfactual is None else encode(tokenizer, counterfactual, device)
+    limit = getattr(stack.model.config, "max_position_embeddings", None)
+    if limit is not None and tokens.shape[1] + new_tokens > limit:
+        raise UserError(
+            f"{tokens.shape[1]} prompt tokens and {new_tokens} new ones exceed the model's {limit}; shorten the prompt or lower --tokens"
+        )
+
+    def run(context: AbstractContextManager[None]) -> str:
+        torch.manual_seed(seed)
+        options = {"do_sample": True, "temperature": temperature, "top_k": 0} if sample else {"do_sample": False}
+        with context, torch.no_grad():
+            found = stack.model.generate(
+                tokens,
+                attention_mask=torch.ones_like(tokens),
+                max_new_tokens=new_tokens,
+                use_cache=cache,
+                pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+                **options,
+            )
+        return str(tokenizer.decode(found[0, tokens.shape[1] :], skip_special_tokens=True))
+
+    applied = (
+        edit.applied(stack, strength, where) if other is None else edit.applied(stack, tokens, other, strength)
+    )
+    return {
+        "claim": edit.claim,
+        "strength": edit.strength if strength is None else strength,
+        "prompt": prompt,
+        "unedited": run(nullcontext()),
+        "edited": run(applied),
+    }
+
+
+def encode(tokenizer: Any, text: str, device: str) -> Any:
+    """Token ids [1, T] of a prompt, the beginning-of-text token in front if the tokenizer has one."""
+    import torch
+
+    ids = tokenizer(text.replace("\\n", "\n"), add_special_tokens=False)["input_ids"]
+    if tokenizer.bos_token_id is not None:
+        ids = [tokenizer.bos_token_id, *ids]
+    if not ids:
+        raise UserError("--prompt is empty; give some text to continue")
+    return torch.tensor([ids], device=device)
+
+
+def validate_one(
+    pairing: Pairing,
+    circuit: Any,
+    task: str | None,
+    corpus: Path | None,
+    blocks: int,
+    pairs: int,
+    draws: int,
+    seed: int,
+    device: str,
+    out: Path | None,
+    overwrite: bool,
+) -> dict[str, Any]:
+    """Validate one circuit; writes the report where `out` is given."""
+    from bridges.explain import task_splits
+    from bridges.reports.circuit_graph import circuit_graph
+    from bridges.reports.page import write_report
+    from bridges.validation.isolation import ReferenceText
+    from bridges.validation.validate import validate_circuit
+    from sparse_model.tasks import find_task
+
+    artefact, stack = pairing.artefact, pairing.stack
+    splits = task_splits(find_task(task or circuit.task), artefact.tokenizer, 2 * pairs, pairs, seed, device)
+    length = artefact.sparse.config.block_size
+    text = ReferenceText(stack, text_blocks(artefact.tokenizer, "held_out", blocks, length, corpus), device)
+    found = validate_circuit(circuit, artefact.bridge, artefact.sparse, stack, splits, text, draws, seed)
+    if out is not None:
+        graph = circuit_graph(artefact.sparse, circuit, splits.held_out, artefact.tokenizer)
+        tasks = {circuit.task: {"details": found.report, "circuit": graph}}
+        write_report(out, {"verdict": "passed" if found.passed else "failed", "tasks": tasks}, overwrite)
+    return found.report

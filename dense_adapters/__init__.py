@@ -18,7 +18,9 @@ recording.py     recordings of the live model
 fingerprint.py   one hash of a model
 """
 
+from dense_adapters.bake import AddBias, RemoveDirection
 from dense_adapters.block_spec import BlockSpec, Sublayer
+from dense_adapters.checkpoint import BakeRecord, bake, undo_bake
 from dense_adapters.editing import EditFn
 from dense_adapters.errors import AttachError
 from dense_adapters.loading import load_dense
@@ -26,4 +28,18 @@ from dense_adapters.probe import ProbeReport
 from dense_adapters.stack import DenseStack
 from dense_adapters.walk import Walk
 
-__all__ = ["AttachError", "BlockSpec", "DenseStack", "EditFn", "ProbeReport", "Sublayer", "Walk", "load_dense"]
+__all__ = [
+    "AddBias",
+    "AttachError",
+    "BakeRecord",
+    "BlockSpec",
+    "DenseStack",
+    "EditFn",
+    "ProbeReport",
+    "RemoveDirection",
+    "Sublayer",
+    "Walk",
+    "bake",
+    "load_dense",
+    "undo_bake",
+]

@@ -1,12 +1,14 @@
 """Find the parts of a causal language model that every adapter needs, by structure rather than by family name.
 
-The *trunk* is the module that embeds tokens and loops over a `ModuleList` of layers; the *head* is everything the causal
-language model does after the trunk. Only where these parts are is decided here; what they compute is proved by the probe.
+The *trunk* is the module that embeds tokens and loops over a `ModuleList` of layers; the *head* is everything the
+causal language model does after the trunk. Only where these parts are is decided here; what they compute is proved by
+the probe.
 """
 
 from dataclasses import dataclass
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from dense_adapters.errors import AttachError
 
@@ -18,7 +20,7 @@ class Anatomy:
     trunk_path: dotted path of the trunk inside the model. layers_name: attribute of the trunk that holds the layers.
     """
 
-    model: nn.Module
+    model: PreTrainedModel
     trunk: nn.Module
     trunk_path: str
     layers_name: str
@@ -29,7 +31,7 @@ class Anatomy:
         return list(self.trunk.get_submodule(self.layers_name).children())
 
 
-def find_anatomy(model: nn.Module) -> Anatomy:
+def find_anatomy(model: PreTrainedModel) -> Anatomy:
     """Locate trunk and layers: the longest `ModuleList` as long as the configuration's layer count.
 
     Raises AttachError where the model is an encoder–decoder, or where no such list, or more than one, exists.

@@ -1,14 +1,14 @@
 """The roles of one transformer layer, as frozen records of names and numbers (no tensors, no modules).
 
-A layer adds two contributions to the residual stream h, one by attention and one by the MLP. Everything that families do
-differently is one of the fields below:
+A layer adds two contributions to the residual stream h, one by attention and one by the MLP. Everything that families
+do differently is one of the fields below:
 
     x      = read_norm(h)                                 (h itself where there is no read norm)
     c      = contribution_norm(module(x, ...))            (sandwich and post-norm families)
     h_next = stream_norm(skip + scale * c)                (skip is h, or x for BLOOM's post-layernorm residual)
 
-`adds_residual` says that the module itself returns `skip + c` (BLOOM, MPT). In a parallel layer both contributions read the
-same h and are added together, which makes the layer one `block` sublayer.
+`adds_residual` says that the module itself returns `skip + c` (BLOOM, MPT). In a parallel layer both contributions
+read the same h and are added together, which makes the layer one `block` sublayer.
 """
 
 from dataclasses import asdict, dataclass
@@ -41,7 +41,7 @@ class Argument:
 
     source: Source
     path: tuple[int | str, ...] = ()
-    value: None | bool | int | float | str = None
+    value: bool | int | float | str | None = None
 
 
 @dataclass(frozen=True)
@@ -72,16 +72,28 @@ class ContributionSpec:
 
 @dataclass(frozen=True)
 class BlockSpec:
-    """The roles of one layer."""
+    """The roles of one layer.
+
+    An `opaque` layer is one whose roles the trace does not decide; `reason` says why. It is one `block` sublayer that
+    is run
+    whole: its residuals are known, what it reads is not.
+    """
 
     layer: int
-    arrangement: Literal["sequential", "parallel"]
-    attention: ContributionSpec
-    mlp: ContributionSpec
+    arrangement: Literal["sequential", "parallel", "opaque"]
+    attention: ContributionSpec | None = None
+    mlp: ContributionSpec | None = None
+    reason: str | None = None
+
+    @property
+    def contributions(self) -> tuple[ContributionSpec, ...]:
+        """The attention's and the MLP's roles, in the order they run; empty for an opaque layer."""
+        return tuple(part for part in (self.attention, self.mlp) if part is not None)
 
     def roles(self) -> dict[str, Any]:
         """A JSON-ready description without the call templates."""
         record = asdict(self)
         for part in ("attention", "mlp"):
-            del record[part]["call"]
+            if record[part] is not None:
+                del record[part]["call"]
         return record

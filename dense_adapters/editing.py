@@ -1,8 +1,9 @@
 """Edit reads or residuals of the live model, in plain forwards and under `generate`, for as long as a context is open.
 
-An edit is a function of the residual h and the value x at its site; it is given whole slices [B,t,D] and must treat positions
-independently, because with a key–value cache it sees them one at a time. Positions outside `where` and padding keep their
-values whatever the function returns there. An edit that never touched a position is an error when the context closes.
+An edit is a function of the residual h and the value x at its site; it is given whole slices [B,t,D] and must treat
+positions independently, because with a key–value cache it sees them one at a time. Positions outside `where` and
+padding keep their values whatever the function returns there. An edit that never touched a position is an error when
+the context closes.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from dense_adapters.stack import DenseStack
 
 EditFn = Callable[[Tensor, Tensor], Tensor]
-"""(h [B,t,D] residual at the site, x [B,t,D] normed input) -> new value [B,t,D]; for residual edits both are the residual."""
+"""(h [B,t,D] residual at the site, x [B,t,D] normed input) -> new value [B,t,D]; for residual edits both are the
+residual.
+"""
 
 __all__ = ["EditFn", "Where", "editing"]
 
@@ -36,7 +39,8 @@ def editing(
     """Apply `edits` (site -> function) to the model of `stack` while open.
 
     kind: `read` replaces what the sublayer at the site reads, `residual` the stream itself for everything downstream.
-    where: `prompt`, `generated` or `both`. prompt_length: tokens of prompt including padding; None: told from the forwards.
+    where: `prompt`, `generated` or `both`. prompt_length: tokens of prompt including padding; None: told from the
+    forwards.
 
     Raises IndexError for a site that does not exist, AttachError for one the probe refused, ValueError where a function
     returns another shape, and AttachError on exit for an edit that touched no position.
@@ -55,7 +59,7 @@ def editing(
     idle = [site for site, count in touched.items() if not count]
     if idle:
         raise AttachError(
-            f"edits at sites {idle} touched no position (where={where!r}); run the model inside the context, or change where"
+            f"edits at sites {idle} touched no position (where={where!r}); run the model inside the context"
         )
 
 
@@ -76,8 +80,6 @@ def attach_edit(
         new = new.to(x)
         return new if scope.touched is None else torch.where(scope.touched.to(x.device), new, x)
 
-    hook: Callable[["DenseStack", int, ForwardScope, Change], object] = (
-        change_read if kind == "read" else change_residual
-    )
+    hook: Callable[[DenseStack, int, ForwardScope, Change], object] = change_read if kind == "read" else change_residual
     with hook(stack, site, scope, change):  # type: ignore[attr-defined]
         yield

@@ -2,14 +2,16 @@
 
 import hashlib
 import json
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 _NOT_THE_COMPUTATION = {"_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "use_cache"}
 
 
-def fingerprint(model: nn.Module) -> str:
+def fingerprint(model: PreTrainedModel) -> str:
     """sha256 (hex) over the class name, the configuration and every parameter's name, dtype, shape and bytes.
 
     Where the model was loaded from, the library version and the caching default do not count, so a model and its
@@ -27,12 +29,19 @@ def hash_tensor(digest: "hashlib._Hash", name: str, tensor: Tensor) -> None:
     """Add one named tensor's dtype, shape and bytes to a running hash."""
     digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    digest.update(flat.view(torch.uint8).numpy())
+    raw: Any = flat.view(torch.uint8).numpy()
+    digest.update(raw)
 
 
-def stored_tensor(model: nn.Module, name: str, tensor: Tensor) -> Tensor:
+def stored_tensor(model: PreTrainedModel, name: str, tensor: Tensor) -> Tensor:
     """The values of a parameter: itself, or what the offload hook keeps where the parameter is an empty meta tensor."""
     if tensor.device.type != "meta":
         return tensor
     owner, _, attribute = name.rpartition(".")
-    return model.get_submodule(owner)._hf_hook.weights_map[attribute]
+    return offloaded(model.get_submodule(owner), attribute)
+
+
+def offloaded(module: nn.Module, attribute: str) -> Tensor:
+    """A parameter that accelerate keeps outside the module, from the module's own hook."""
+    hook: Any = module._hf_hook
+    return hook.weights_map[attribute]

@@ -1,8 +1,8 @@
 """Where on the running model each site can be seen and changed, as hooks on modules the model calls anyway.
 
-Reads are changed at the module that consumes them, so the skip path keeps the unedited stream. A residual before a layer is
-the layer's input. A residual in the middle of a layer exists only as a sum inside the layer's `forward`, so the change is
-added to the contribution just before it: the read and the skip path after it then both see it.
+Reads are changed at the module that consumes them, so the skip path keeps the unedited stream. A residual before a
+layer is the layer's input. A residual in the middle of a layer exists only as a sum inside the layer's `forward`, so
+the change is added to the contribution just before it: the read and the skip path after it then both see it.
 """
 
 from collections.abc import Callable, Iterator
@@ -32,12 +32,12 @@ def before(module: nn.Module, place: int | str, scope: ForwardScope, visit: Any,
             return None
         positional = isinstance(place, int) and place < len(args)
         name = "hidden_states" if isinstance(place, int) else place
-        given = args[place] if positional else kwargs[name]
+        given = args[place] if isinstance(place, int) and positional else kwargs[name]
         new = visit(given.reshape(scope.batch, -1, given.shape[-1]))
         if new is None:
             return None
         new = new.reshape(given.shape)
-        if positional:
+        if isinstance(place, int) and positional:
             return (*args[:place], new, *args[place + 1 :]), kwargs
         return args, {**kwargs, name: new}
 
@@ -129,7 +129,7 @@ def _change_final_read(stack: "DenseStack", scope: ForwardScope, change: Change)
 @contextmanager
 def change_residual(stack: "DenseStack", site: int, scope: ForwardScope, change: Change) -> Iterator[None]:
     """Put change(h, h) in place of the residual h at `site`, for everything downstream."""
-    layers = stack.anatomy.layers
+    layers = stack.layers
     if site == len(stack.sublayers):
         with after(layers[-1], scope, lambda h: change(h, h)):
             yield
@@ -151,7 +151,7 @@ def change_residual(stack: "DenseStack", site: int, scope: ForwardScope, change:
         h = seen["skip"] + c * part.spec.scale
         return c + (change(h, h) - h) / part.spec.scale
 
-    # The skip path starts from the layer's input, or from the attention's norm where the family keeps the normed stream.
+    # The skip path starts from the layer's input, or from the norm where the family keeps the normed stream.
     takes_normed = part.spec.skip == "normed" and part.read_norm is not None
     source = (
         after(part.read_norm, scope, lambda x: seen.update(skip=x))
@@ -167,7 +167,7 @@ def observe(
     stack: "DenseStack", site: int, kind: str, scope: ForwardScope, note: Callable[[Tensor], None]
 ) -> Iterator[None]:
     """Call note(value [B,t,D]) with the read or the residual that the running model has at `site`."""
-    layers = stack.anatomy.layers
+    layers = stack.layers
     if site == len(stack.sublayers):
         if kind == "read" and stack.final_norm is not None:
             context = after(stack.final_norm, scope, note)

@@ -23,8 +23,10 @@ def load_dense(
     """The model, frozen and in evaluation mode, and its tokenizer.
 
     id_or_path: hub id or folder. gguf_file: name of the GGUF file inside it; a folder with exactly one needs no name.
-    dtype: float32 (in which the probe proves most), bfloat16 or float16. device_map: passed to accelerate, instead of device.
-    Raises AttachError, in one line, where the model is no causal language model or where it or its tokenizer do not load.
+    dtype: float32 (in which the probe proves most), bfloat16 or float16. device_map: passed to accelerate, instead of
+    device.
+    Raises AttachError, in one line, where the model is no causal language model or where it or its tokenizer do not
+    load.
     """
     name = str(id_or_path)
     if dtype not in _DTYPES:
@@ -65,5 +67,6 @@ def _reading(what: str, name: str, load: Any, options: dict[str, Any]) -> Any:
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError) as failure:
         reason = next((line.strip() for line in str(failure).splitlines() if line.strip()), type(failure).__name__)
         raise AttachError(
-            f"the {what} of {name!r} does not load: {reason}; give a Hugging Face id, or a folder with config, weights, tokenizer"
+            f"the {what} of {name!r} does not load: {reason}; "
+            "give a Hugging Face id, or a folder with configuration, weights and tokenizer"
         ) from failure

@@ -1,4 +1,5 @@
-"""What a normalisation layer does, as numbers: y = gain * (x - mean) / sqrt(var + eps) + bias, mean only where it centres.
+"""What a normalisation layer does, as numbers: y = gain * (x - mean) / sqrt(var + eps) + bias, mean only where it
+centres.
 
 Families store the gain as w, as 1 + w (Gemma) or not at all (OLMo), and classes with the same name differ. So the
 convention is told by evaluating the module on fixed inputs and accepting the one description that reproduces it.
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dense_adapters.errors import AttachError
+from dense_adapters.fingerprint import offloaded
 
 _EPS_NAMES = ("eps", "variance_epsilon", "variance_eps", "epsilon")
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6, torch.float16: 1e-2, torch.bfloat16: 5e-2}
@@ -75,4 +77,4 @@ def _parameter(module: nn.Module, name: str) -> Tensor | None:
     value = module._parameters.get(name)
     if value is None or value.device.type != "meta":
         return value
-    return module._hf_hook.weights_map[name]
+    return offloaded(module, name)

@@ -1,9 +1,10 @@
 """Which positions of the running forward pass an edit may touch: prompt or generated, and never padding.
 
-A hook on a layer sees only a slice of the sequence: all of it in a plain forward or without cache, one new token with one.
-`ForwardScope` is told at the start of every forward of the whole model what slice it is. A position is *generated* where its
-index is not below the prompt length. The prompt length is the length of the first forward with an empty cache; a later
-cache-free forward continues it where it repeats what was there and appends to it, and starts a new prompt otherwise.
+A hook on a layer sees only a slice of the sequence: all of it in a plain forward or without cache, one new token with
+one. `ForwardScope` is told at the start of every forward of the whole model what slice it is. A position is
+*generated* where its index is not below the prompt length. The prompt length is the length of the first forward with
+an empty cache; a later cache-free forward continues it where it repeats what was there and appends to it, and starts
+a new prompt otherwise.
 """
 
 from collections.abc import Iterator
@@ -89,7 +90,8 @@ class ForwardScope:
             self.prompt_length = length
         if self.prompt_length is None or (past and length > 1 and self.given_length is None):
             raise ValueError(
-                f"{length} positions after {past} cached ones may be prompt or generated; pass prompt_length to editing()"
+                f"{length} positions after {past} cached ones may be prompt or generated; "
+                "pass prompt_length to editing()"
             )
         if past == 0:
             self._previous = tokens

@@ -6,28 +6,41 @@ For each sublayer, starting from the residual the model itself had there:
  - residual: skip + scale * (what the module itself returned)               = the model's next residual
  - sublayer: walk.sublayer(h)                                               = the model's next residual
  - edits:    the live layer under a read (residual) edit                    = the walk with that read (residual) put in
-and for the whole model: the composed walk's logits = the model's own, and no logit depends on a later token. Errors are the
-largest absolute difference at unpadded positions, divided by the larger of 1 and the largest entry compared with.
+and for the whole model: the composed walk's logits = the model's own, and no logit depends on a later token. Errors
+are the largest difference over entries at unpadded positions, each divided by a scale of its own: for residuals how
+far the sublayer moves the stream (RMS), so that a wrong multiplier shows however large the stream is; for reads their
+RMS; for logits 1; and never less than a share of the entry itself (see SHARE), below which sums in another order
+differ anyway.
 """
 
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
+from dense_adapters.editing import attach_edit
 from dense_adapters.errors import AttachError
+from dense_adapters.norms import describe_norm
 from dense_adapters.positions import ForwardScope
 from dense_adapters.skeleton import model_inputs
-from dense_adapters.trace import Call, Trace, trace_forward
+from dense_adapters.trace import Call, Trace, first_tensor, trace_forward
+from dense_adapters.walk import Contribution
 
 if TYPE_CHECKING:
     from dense_adapters.stack import DenseStack
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-"""Allowed error by the dtype of the residual stream. Half precision only tells gross mistakes; attach in float32 to prove."""
+"""Allowed error by the dtype of the residual stream. Half precision only tells gross mistakes; attach in float32 to
+prove.
+"""
+
+SHARE = {torch.float64: 1e-2, torch.float32: 1e-2, torch.float16: 1.0, torch.bfloat16: 1.0}
+"""The least scale of an entry's error, as a share of that entry."""
 
 PROBE_LENGTH = 9
 _STEPS = {
@@ -84,7 +97,7 @@ class ProbeReport:
         return json.dumps({"ok": self.ok, **asdict(self)})
 
 
-def probe_batch(model: nn.Module) -> tuple[Tensor, Tensor]:
+def probe_batch(model: PreTrainedModel) -> tuple[Tensor, Tensor]:
     """Two rows of pseudo-random tokens [2,T] and their mask, the second row padded on the left by two."""
     embedding = model.get_input_embeddings()
     vocabulary = model.config.get_text_config().vocab_size
@@ -97,15 +110,21 @@ def probe_batch(model: nn.Module) -> tuple[Tensor, Tensor]:
     return tokens.to(device), mask.to(device)
 
 
-def difference(a: Tensor, b: Tensor, real: Tensor) -> float:
-    """Largest |a - b| over real positions [B,T], over max(1, largest |b|); inf where the shapes or a value are wrong."""
+def difference(a: Tensor, b: Tensor, real: Tensor, scale: float, share: float) -> float:
+    """Largest |a - b| / max(scale, share * |b|) over real positions [B,T]; inf where shapes or values are wrong."""
     if a.numel() != b.numel():
         return float("inf")
     rows = real.reshape(-1).to(b.device)
     a = a.detach().to(b.device).double().reshape(len(rows), -1)[rows]
     b = b.detach().double().reshape(len(rows), -1)[rows]
-    error = float((a - b).abs().max() / b.abs().max().clamp(min=1.0))
+    error = float(((a - b).abs() / (share * b.abs()).clamp(min=max(scale, 1e-30))).max())
     return error if error == error else float("inf")
+
+
+def rms(x: Tensor, real: Tensor) -> float:
+    """Root mean square of x [B,T,*] over real positions [B,T]."""
+    rows = real.reshape(-1).to(x.device)
+    return float(x.detach().double().reshape(len(rows), -1)[rows].pow(2).mean().sqrt())
 
 
 @torch.no_grad()
@@ -122,12 +141,12 @@ def run_probe(stack: "DenseStack", resolved_on: Trace) -> ProbeReport:
     return _Probe(stack, tokens, mask, trace).run()
 
 
-def _require_causal(model: nn.Module, tokens: Tensor) -> None:
+def _require_causal(model: PreTrainedModel, tokens: Tensor) -> None:
     changed = tokens.clone()
     changed[:, -1] = (changed[:, -1] + 7) % model.config.get_text_config().vocab_size
     before, after = (model(**model_inputs(model, t, None)).logits[:, :-1] for t in (tokens, changed))
     real = torch.ones_like(tokens[:, :-1], dtype=torch.bool)
-    error = difference(after, before, real)
+    error = difference(after, before, real, 1.0, 1.0)
     if error > TOLERANCE[before.dtype]:
         raise AttachError(
             f"{type(model).__name__} attends to later tokens (logits move by {error:.2g}), as encoders do; "
@@ -149,11 +168,11 @@ class _Probe:
         self.report.errors = [{} for _ in range(stack.n_sites)]
 
     def run(self) -> ProbeReport:
-        stack, walk = self.stack, self.walk
+        walk = self.walk
         first = self.trace.layers[0].hidden_in
         assert first is not None
-        self._check(0, "entry", lambda: difference(walk.embedding(), first, self.real))
-        for site, sublayer in enumerate(stack.sublayers):
+        self._check(0, "entry", lambda: self._read(walk.embedding(), first))
+        for site, sublayer in enumerate(self.stack.sublayers):
             self._sublayer(site, self.trace.layers[sublayer.layer])
         self._final()
         return self.report
@@ -168,7 +187,7 @@ class _Probe:
                 float("inf"),
                 f"{type(failure).__name__}: {str(failure).splitlines()[0] if str(failure) else ''}",
             )
-        self.report.errors[site][check] = error
+        self.report.errors[site][check] = max(error, self.report.errors[site].get(check, 0.0))
         totals = {"norm": "read", "read": "read", "read edit": "read", "logits": "logit"}
         attribute = f"max_{totals.get(check, 'residual')}_error"
         setattr(self.report, attribute, max(getattr(self.report, attribute), error))
@@ -193,48 +212,74 @@ class _Probe:
         assert found is not None
         return found.reshape(*self.real.shape, -1)
 
+    def _residual(self, a: Tensor, b: Tensor, before: Tensor) -> float:
+        """Error of residual a against b, on the scale of the move from `before` to b."""
+        move = rms(b.reshape(before.shape).to(before.device) - before, self.real)
+        return difference(a, b, self.real, move, SHARE[self.stack.dtype])
+
+    def _read(self, a: Tensor, b: Tensor) -> float:
+        """Error of read a against b, on the scale of b."""
+        return difference(a, b, self.real, rms(b, self.real), SHARE[self.stack.dtype])
+
     def _sublayer(self, site: int, layer: Call) -> None:
-        stack, walk = self.stack, self.walk
         h, h_next = self.residual_at(site), self.residual_at(site + 1)
-        parts = stack.contributions[site]
-        for index, part in enumerate(parts):
+        self._check(site, "sublayer", lambda: self._residual(self.walk.sublayer(site, h), h_next, h))
+        self._check(site, "residual edit", lambda: self._residual_edit_error(site, layer, h))
+        if not self.stack.contributions[site]:
+            self._check(site, "read", self._opaque(site))
+            return
+        for index, part in enumerate(self.stack.contributions[site]):
             given = _child(layer, part.spec.modules[0]).hidden_in
             assert given is not None
-            self._check(site, "read", lambda given=given, part=part: difference(part.read(h), given, self.real))
-
-            def norm_error(given: Tensor = given, index: int = index) -> float:
-                spec = stack.norm_spec(site, index)
-                return difference(h if spec is None else spec(h), given, self.real)
-
-            self._check(site, "norm", norm_error)
-
-        def residual_error() -> float:
-            total: Tensor | None = None
-            for part in parts:
-                out = _child(layer, part.spec.contribution_norm or part.spec.modules[-1]).hidden_out
-                assert out is not None
-                total = out if total is None else total + out.reshape(total.shape)
-            assert total is not None
-            return difference(parts[0].join(h, parts[0].read(h), total.reshape(h.shape)), h_next, self.real)
-
-        self._check(site, "residual", residual_error)
-        self._check(site, "sublayer", lambda: difference(walk.sublayer(site, h), h_next, self.real))
+            self._check(site, "read", partial(self._norm_module_error, part, h, given))
+            self._check(site, "norm", partial(self._norm_error, site, index, h, given))
+        self._check(site, "residual", lambda: self._sum_error(site, layer, h, h_next))
         self._check(site, "read edit", lambda: self._read_edit_error(site, layer, h))
-        self._check(site, "residual edit", lambda: self._residual_edit_error(site, layer, h))
+
+    def _opaque(self, site: int) -> Callable[[], float]:
+        def refuse() -> float:
+            raise AttachError(str(self.stack.blocks[self.stack.sublayers[site].layer].reason))
+
+        return refuse
+
+    def _norm_module_error(self, part: Contribution, h: Tensor, given: Tensor) -> float:
+        return self._read(part.read(h), given)
+
+    def _norm_error(self, site: int, part: int, h: Tensor, given: Tensor) -> float:
+        spec = self.stack.norm_spec(site, part)
+        return self._read(h if spec is None else spec(h), given)
+
+    def _sum_error(self, site: int, layer: Call, h: Tensor, h_next: Tensor) -> float:
+        """Residual identity from what the modules themselves returned, through the described norms, without the
+        walk.
+        """
+        parts = self.stack.contributions[site]
+        outs = []
+        for part in parts:
+            out = _child(layer, part.spec.contribution_norm or part.spec.modules[-1]).hidden_out
+            assert out is not None
+            outs.append(out.reshape(h.shape))
+        total = sum(outs[1:], outs[0])
+        spec = parts[0].spec
+        if not spec.adds_residual:
+            norm = self.stack.norm_spec(site)
+            skip = h if spec.skip == "residual" or norm is None else norm(h).to(h.dtype)
+            total = skip + spec.scale * total
+        if parts[0].stream_norm is not None:
+            stream = describe_norm(parts[0].stream_norm, self.stack.d_model, self.stack.dtype)
+            assert stream is not None
+            total = stream(total)
+        return self._residual(total, h_next, h)
 
     def _edited_layer(self, site: int, layer: Call, kind: str, new: Tensor) -> Tensor:
         """The live layer's output while the value at `site` is replaced by `new`."""
-        from dense_adapters.editing import attach_edit
-
         scope = ForwardScope("both", None)
-        index = self.stack.sublayers[site].layer
-        args, kwargs = layer.args, layer.kwargs
         replaced: dict[int, int] = {site: 0}
         with attach_edit(self.stack, site, lambda h, x: new, kind, scope, replaced), scope.covering(*self.real.shape):
-            output = self.stack.anatomy.layers[index](*args, **kwargs)
+            output = layer.module(*layer.args, **layer.kwargs)
         if not replaced[site]:
             return torch.full_like(new, float("inf"))
-        return output if isinstance(output, Tensor) else output[0]
+        return first_tensor(output)
 
     def _rest_of_layer(self, site: int, h: Tensor) -> Tensor:
         """Walk from after sublayer `site` to the end of its layer."""
@@ -244,12 +289,12 @@ class _Probe:
         x = self.stack.contributions[site][0].read(h)
         new = x + 0.5 * torch.roll(x, 1, -1)
         wanted = self._rest_of_layer(site, self.walk.sublayer(site, h, new))
-        return difference(self._edited_layer(site, layer, "read", new), wanted, self.real)
+        return self._residual(self._edited_layer(site, layer, "read", new), wanted, h)
 
     def _residual_edit_error(self, site: int, layer: Call, h: Tensor) -> float:
         new = h + 0.5 * torch.roll(h, 1, -1)
         wanted = self._rest_of_layer(site, self.walk.sublayer(site, new))
-        return difference(self._edited_layer(site, layer, "residual", new), wanted, self.real)
+        return self._residual(self._edited_layer(site, layer, "residual", new), wanted, h)
 
     def _final(self) -> None:
         stack, walk = self.stack, self.walk
@@ -258,19 +303,14 @@ class _Probe:
         if stack.final_norm is not None:
             given = self.trace.tail[0].hidden_out
             assert given is not None
-
-            def norm_error() -> float:
-                spec = stack.norm_spec(last)
-                return float("inf") if spec is None else difference(spec(h), given, self.real)
-
-            self._check(last, "read", lambda: difference(walk.read(last, h), given, self.real))
-            self._check(last, "norm", norm_error)
+            self._check(last, "read", lambda: self._read(walk.read(last, h), given))
+            self._check(last, "norm", lambda: self._norm_error(last, 0, h, given))
 
         def logit_error() -> float:
             stream = walk.embedding()
             for site in range(last):
                 stream = walk.sublayer(site, stream)
-            return difference(walk.unembed(stream), self.trace.logits, self.real)
+            return difference(walk.unembed(stream), self.trace.logits, self.real, 1.0, 1.0)
 
         self._check(last, "logits", logit_error)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
@@ -39,7 +40,8 @@ def recording(
 ) -> Iterator[Recording]:
     """Yield a Recording that fills as the model runs inside the context.
 
-    Raises IndexError for a site that does not exist, AttachError for one the probe refused or, on exit, where no forward ran.
+    Raises IndexError for a site that does not exist, AttachError for one the probe refused or, on exit, where no
+    forward ran.
     """
     if kind not in ("read", "residual"):
         raise ValueError(f"kind={kind!r} is unknown; choose read or residual")
@@ -50,7 +52,7 @@ def recording(
         hooks.enter_context(scope.following(stack.model))
         for site in sites:
             stack.require(site, "read" if kind == "read" else "entry")
-            hooks.enter_context(observe(stack, site, kind, scope, lambda value, site=site: record.note(site, value)))
+            hooks.enter_context(observe(stack, site, kind, scope, partial(record.note, site)))
         yield record
     if any(not record.forwards(site) for site in sites):
         raise AttachError("nothing was recorded; run the model inside the recording context")

@@ -9,13 +9,13 @@ Nothing is assumed from the family's name. The probe then checks every role on o
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from dense_adapters.block_spec import Argument, BlockSpec, CallTemplate, ContributionSpec
-from dense_adapters.errors import AttachError
 from dense_adapters.norms import is_norm
 from dense_adapters.trace import Call
 
@@ -26,15 +26,15 @@ def resolve_layer(index: int, call: Call, multipliers: tuple[float, ...]) -> Blo
     """Read the roles of one layer off its trace.
 
     multipliers: factors the configuration names, one of which may scale the contributions; 1.0 is tried too.
-    Raises AttachError naming the layer and the role that could not be told.
+    A layer with a role that could not be told comes back opaque, with the reason.
     """
     try:
         return _LayerReading(index, call, multipliers).spec()
-    except _Unclear as unclear:
-        raise AttachError(f"layer {index} ({type(call.module).__name__}): {unclear}") from None
+    except _UnclearRoleError as unclear:
+        return BlockSpec(index, "opaque", reason=f"{type(call.module).__name__} {unclear}")
 
 
-class _Unclear(Exception):
+class _UnclearRoleError(Exception):
     """A role that the trace does not decide."""
 
 
@@ -92,14 +92,14 @@ class _LayerReading:
     @staticmethod
     def _copy(tensor: Tensor | None) -> Tensor:
         if tensor is None:
-            raise _Unclear("takes or returns no hidden states")
+            raise _UnclearRoleError("takes or returns no hidden states")
         return tensor
 
     def spec(self) -> BlockSpec:
         attention, mlp = self._branches()
         attention.read_norm, attention_sees = self._norm_in_front(attention)
         if not same(attention_sees, self.h):
-            raise _Unclear(f"`{attention.first.name}` reads neither the layer's input nor a norm of it")
+            raise _UnclearRoleError(f"`{attention.first.name}` reads neither the layer's input nor a norm of it")
         mlp.read_norm, mlp_sees = self._norm_in_front(mlp)
         return self._parallel(attention, mlp) or self._sequential(attention, mlp, mlp_sees)
 
@@ -108,13 +108,15 @@ class _LayerReading:
         mixers = [c for c in worked if any(w in (c.name + type(c.module).__name__).lower() for w in _MIXER_WORDS)]
         names = ", ".join(f"{c.name}: {type(c.module).__name__}" for c in worked)
         if len(mixers) != 1:
-            raise _Unclear(f"needs exactly one attention module, has {len(mixers)} among ({names})")
+            raise _UnclearRoleError(f"has {len(mixers) or 'no'} attention modules, not one, among ({names})")
+        if worked[0] is not mixers[0]:
+            raise _UnclearRoleError(f"runs its MLP before its attention ({names})")
         rest = [c for c in worked if c is not mixers[0]]
         if not rest:
-            raise _Unclear(f"has no MLP beside its attention ({names})")
-        for before, after in zip(rest, rest[1:], strict=False):
+            raise _UnclearRoleError(f"has no MLP beside its attention ({names})")
+        for before, after in pairwise(rest):
             if not same(before.hidden_out, after.hidden_in):
-                raise _Unclear(f"`{before.name}` and `{after.name}` are separate MLP branches ({names})")
+                raise _UnclearRoleError(f"`{before.name}` and `{after.name}` are separate MLP branches ({names})")
         return _Branch([mixers[0]]), _Branch(rest)
 
     def _norm_in_front(self, branch: _Branch) -> tuple[Call | None, Tensor]:
@@ -165,7 +167,9 @@ class _LayerReading:
             begin = self._join(attention, self.h, mid, attention.read_norm)
         if begin is None or end is None:
             part = "attention" if begin is None else "MLP"
-            raise _Unclear(f"the residual after its {part} is not the residual before plus a scaled contribution")
+            raise _UnclearRoleError(
+                f"the residual after its {part} is not the residual before plus a scaled contribution"
+            )
         return BlockSpec(self.index, "sequential", begin, end)
 
     def _join(self, branch: _Branch, before: Tensor, after: Tensor, read_norm: Call | None) -> ContributionSpec | None:
@@ -192,7 +196,9 @@ class _LayerReading:
         return None
 
     def _scale(self, skip: Tensor, contribution: Tensor, after: Tensor) -> float | None:
-        """The multiplier, named by the configuration or 1, that best fits after = skip + scale * contribution; or None."""
+        """The multiplier, named by the configuration or 1, that best fits after = skip + scale * contribution; or
+        None.
+        """
         errors = {s: _gap(skip.reshape(-1) + s * contribution.reshape(-1), after) for s in (*self.multipliers, 1.0)}
         scale = min(errors, key=errors.__getitem__)
         return scale if errors[scale] <= _ROUNDING_UNITS * torch.finfo(after.dtype).eps else None
@@ -234,7 +240,7 @@ class _LayerReading:
                 return Argument("constant", value=value)
             path = _find(value, self.call)
             if path is None:
-                raise _Unclear(f"argument {name!r} of `{call.name}` is computed inside the layer")
+                raise _UnclearRoleError(f"argument {name!r} of `{call.name}` is computed inside the layer")
             return Argument("layer", path=path)
 
         args = tuple(argument(position, value) for position, value in enumerate(call.args))
@@ -254,12 +260,17 @@ def _extra_tensors(call: Call) -> list[Tensor]:
 
 
 def _find(wanted: Any, call: Call) -> tuple[int | str, ...] | None:
-    """The keys under which the layer was given this very object: (argument,) or (argument, key) inside a tuple or dict."""
-    for key, value in (*enumerate(call.args), *call.kwargs.items()):
+    """The keys under which the layer was given this very object: (argument,) or (argument, key) inside a tuple or
+    dict.
+    """
+    given: list[tuple[int | str, Any]] = [*enumerate(call.args), *call.kwargs.items()]
+    for key, value in given:
         if value is wanted:
             return (key,)
-        inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, tuple) else ()
-        for inner_key, inner_value in inner:
+        inner: dict[int | str, Any] = {}
+        if isinstance(value, dict | tuple):
+            inner = value if isinstance(value, dict) else dict(enumerate(value))
+        for inner_key, inner_value in inner.items():
             if inner_value is wanted:
                 return (key, inner_key)
     return None

@@ -2,9 +2,9 @@
 
 How tokens become embeddings, positions, attention masks, rotary tables and ALiBi biases differs in every family, and is
 already written once: in the trunk's own `forward`. A *skeleton* is a shallow copy of the trunk object that shares every
-weight but in whose module table the layers are stubs that note what they were called with. Running it costs an embedding
-look-up and the mask, and gives each layer's exact arguments. The same trick with the trunk stubbed runs the head alone.
-The model itself is not touched: only the copies' own module tables differ.
+weight but in whose module table the layers are stubs that note what they were called with. Running it costs an
+embedding look-up and the mask, and gives each layer's exact arguments. The same trick with the trunk stubbed runs the
+head alone. The model itself is not touched: only the copies' own module tables differ.
 """
 
 import copy
@@ -80,7 +80,7 @@ class TrunkAnswer(tuple):
     def __getattr__(self, name: str) -> None:
         if name.startswith("__"):
             raise AttributeError(name)
-        return None
+        return
 
 
 class TrunkStub(nn.Module):
@@ -120,7 +120,9 @@ class Skeleton:
         return calls
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits [B,T,V] from what the trunk returns [B,T,D]: head, logit scale and soft cap, by the model's own code."""
+        """Logits [B,T,V] from what the trunk returns [B,T,D]: head, logit scale and soft cap, by the model's own
+        code.
+        """
         self.trunk_stub.__dict__["hidden"] = hidden
         try:
             answer = self.head(inputs_embeds=hidden)

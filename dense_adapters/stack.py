@@ -1,8 +1,8 @@
 """A causal language model as a residual stack: resolved, probed, and ready to be walked, recorded and edited.
 
-`DenseStack(model)` traces one small forward, resolves a `BlockSpec` per layer, describes every norm, and runs the probe.
-Sublayers, sites and walks speak one indexing: site i is the residual stream just before sublayer i, the last site is
-before the final norm.
+`DenseStack(model)` traces one small forward, resolves a `BlockSpec` per layer, describes every norm, and runs the
+probe. Sublayers, sites and walks speak one indexing: site i is the residual stream just before sublayer i, the last
+site is before the final norm.
 """
 
 import time
@@ -42,8 +42,8 @@ class DenseStack:
     def __init__(self, model: PreTrainedModel) -> None:
         """Resolve and probe `model`, which must be in evaluation mode.
 
-        Raises AttachError where the model is no decoder-only transformer, or where a layer's roles cannot be told. Sites
-        whose numbers do not check out are refused one by one and listed in `report.refused`.
+        Raises AttachError where the model is no decoder-only transformer, or where a layer's roles cannot be told.
+        Sites whose numbers do not check out are refused one by one and listed in `report.refused`.
         """
         started = time.perf_counter()
         if model.training:
@@ -78,6 +78,11 @@ class DenseStack:
                 strict=True,
             )
         ]
+        if all(block.arrangement == "opaque" for block in self.blocks):
+            raise AttachError(
+                f"{type(model).__name__} has no layer that can be read: layer 0, {self.blocks[0].reason}; "
+                "attach a transformer whose layers add attention and MLP to a residual stream"
+            )
         self._bind(layers)
         self._refused_steps: set[tuple[int, str]] = set()
         self.report: ProbeReport = run_probe(self, trace)
@@ -88,17 +93,20 @@ class DenseStack:
         sublayers: list[Sublayer] = []
         contributions: list[tuple[Contribution, ...]] = []
         for spec, layer in zip(self.blocks, layers, strict=True):
-            attention, mlp = Contribution(spec.attention, layer), Contribution(spec.mlp, layer)
-            if spec.arrangement == "parallel":
-                sublayers.append(Sublayer("block", spec.layer))
-                contributions.append((attention, mlp))
-            else:
+            parts = tuple(Contribution(part, layer) for part in spec.contributions)
+            if spec.arrangement == "sequential":
                 sublayers += [Sublayer("attention", spec.layer), Sublayer("mlp", spec.layer)]
-                contributions += [(attention,), (mlp,)]
+                contributions += [parts[:1], parts[1:]]
+            else:
+                sublayers.append(Sublayer("block", spec.layer))
+                contributions.append(parts)
+        self.layers = layers
         self.sublayers: tuple[Sublayer, ...] = tuple(sublayers)
         self.contributions = contributions
-        self._tail = [self.anatomy.trunk.get_submodule(name) for name in self.tail_names]
-        self.final_norm: nn.Module | None = self._tail[0] if self._tail and is_norm(self._tail[0]) else None
+        self.tail_modules = [self.anatomy.trunk.get_submodule(name) for name in self.tail_names]
+        self.final_norm: nn.Module | None = (
+            self.tail_modules[0] if self.tail_modules and is_norm(self.tail_modules[0]) else None
+        )
         self._norm_specs: dict[tuple[int, int], NormSpec | None] = {}
 
     @property
@@ -114,9 +122,14 @@ class DenseStack:
         self.check_site(site)
         if (site, part) not in self._norm_specs:
             last = site == len(self.sublayers)
+            if not last and not self.contributions[site]:
+                raise AttachError(f"site {site} ({self.sublayers[site]}) cannot be read: {self._opaque_reason(site)}")
             module = self.final_norm if last else self.contributions[site][part].read_norm
             self._norm_specs[site, part] = describe_norm(module, self.d_model, self.dtype)
         return self._norm_specs[site, part]
+
+    def _opaque_reason(self, site: int) -> str | None:
+        return self.blocks[self.sublayers[site].layer].reason
 
     def norm_gain(self, site: int) -> Tensor:
         """Effective gain [D] of the norm in front of sublayer `site`, of the final norm at the last site.
@@ -132,7 +145,9 @@ class DenseStack:
         return spec is not None and spec.centres
 
     def block_reads(self, site: int, h: Tensor, read: Read | None) -> tuple[Tensor, Tensor]:
-        """The attention's and the MLP's reads of a parallel block, given a replacement for one or both (see Walk.sublayer)."""
+        """The attention's and the MLP's reads of a parallel block, given a replacement for one or both (see
+        Walk.sublayer).
+        """
         attention, mlp = self.contributions[site]
         if isinstance(read, tuple):
             return read
@@ -156,7 +171,7 @@ class DenseStack:
 
     def tail(self, h: Tensor) -> Tensor:
         """What the trunk returns for the last residual h [B,T,D]: final norm and any projection after it."""
-        for module in self._tail:
+        for module in self.tail_modules:
             h = module(h)
         return h
 

@@ -1,7 +1,8 @@
 """Several residual streams of one token batch, stacked along the batch axis, through layers that were told about one.
 
-A mask [B,1,T,T] must become [k*B,1,T,T], BLOOM's ALiBi [B*H,1,T] must become [k*B*H,1,T], MPT's [H,1,T] must stay. Which
-leading axes follow the batch is not guessed from sizes: it is measured once at load from two batches of different size.
+A mask [B,1,T,T] must become [k*B,1,T,T], BLOOM's ALiBi [B*H,1,T] must become [k*B*H,1,T], MPT's [H,1,T] must stay.
+Which leading axes follow the batch is not guessed from sizes: it is measured once at load from two batches of
+different size.
 """
 
 from collections.abc import Iterator
@@ -43,7 +44,8 @@ def measure_batch_units(two: LayerCall, three: LayerCall) -> BatchUnits:
 def repeat_rows(call: LayerCall, streams: int, batch: int, units: BatchUnits, done: dict[int, Tensor]) -> LayerCall:
     """The layer call for `streams` stacked copies of the token batch.
 
-    A tensor that could follow the batch but has one row (positions shared by all examples) broadcasts and is left alone.
+    A tensor that could follow the batch but has one row (positions shared by all examples) broadcasts and is left
+    alone.
     done: repeated tensors by id, so that layers that share a mask share its repetition.
     """
 

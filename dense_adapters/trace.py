@@ -1,7 +1,8 @@
 """Watch one forward pass and note who called what with which tensors; the resolver reads the roles from these notes.
 
-Hooks live only while `trace_forward` runs. Inputs and outputs are kept twice: as the objects themselves (so that "the same
-tensor" can be told by identity) and as copies (because some families change a tensor in place after the module returned it).
+Hooks live only while `trace_forward` runs. Inputs and outputs are kept twice: as the objects themselves (so that "the
+same tensor" can be told by identity) and as copies (because some families change a tensor in place after the module
+returned it).
 """
 
 from collections.abc import Iterator
@@ -50,7 +51,9 @@ class Trace:
 
 
 def hidden_argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """The hidden states among a module's arguments: the first positional one, else the first floating keyword tensor."""
+    """The hidden states among a module's arguments: the first positional one, else the first floating keyword
+    tensor.
+    """
     if args:
         return args[0]
     if "hidden_states" in kwargs:
@@ -63,8 +66,9 @@ def first_tensor(output: Any) -> Tensor:
     return output if isinstance(output, Tensor) else output[0]
 
 
-def _is_hidden(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point()
+def _copy(value: Any) -> Tensor | None:
+    """A copy of a floating tensor; None for anything else."""
+    return value.detach().clone() if isinstance(value, Tensor) and value.is_floating_point() else None
 
 
 @contextmanager
@@ -74,7 +78,7 @@ def _noting(module: nn.Module, name: str, sink: list[Call], stack: list[Call]) -
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         call = Call(name, module, args, kwargs)
         given = args[0] if args else kwargs.get("hidden_states")
-        call.hidden_in = given.detach().clone() if _is_hidden(given) else None
+        call.hidden_in = _copy(given)
         (stack[-1].children if stack else sink).append(call)
         stack.append(call)
 
@@ -82,7 +86,7 @@ def _noting(module: nn.Module, name: str, sink: list[Call], stack: list[Call]) -
         call = stack.pop()
         call.output = output
         returned = output if isinstance(output, Tensor) else (output[0] if isinstance(output, tuple) else None)
-        call.hidden_out = returned.detach().clone() if _is_hidden(returned) else None
+        call.hidden_out = _copy(returned)
 
     handles: list[RemovableHandle] = [
         module.register_forward_pre_hook(before, with_kwargs=True),

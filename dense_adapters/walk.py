@@ -1,7 +1,8 @@
 """Step through a dense model's residual stream sublayer by sublayer, by its own modules.
 
-One walk owns what its batch needs once: the embedding and every layer's arguments (positions, masks, rotary tables, ALiBi),
-from the model's own code (see `skeleton`). Each step is then a handful of module calls, differentiable with respect to h.
+One walk owns what its batch needs once: the embedding and every layer's arguments (positions, masks, rotary tables,
+ALiBi), from the model's own code (see `skeleton`). Each step is then a handful of module calls, differentiable with
+respect to h.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -75,7 +76,8 @@ def fill(
 
 
 class Walk:
-    """One batch's way through the stack; made by `DenseStack.walk`. B is the token batch, T tokens, D width, V vocabulary.
+    """One batch's way through the stack; made by `DenseStack.walk`. B is the token batch, T tokens, D width, V
+    vocabulary.
 
     Every step also takes h [k*B,T,D] for an integer k: k streams of the same token batch stacked along the batch.
     """
@@ -115,15 +117,27 @@ class Walk:
         self.stack.require(site, "sublayer")
         parts = self.stack.contributions[site]
         layer_call = self._layer_call(self.stack.sublayers[site].layer, h.shape[0])
+        if not parts:
+            return self._whole_layer(site, h, read, layer_call)
         if len(parts) == 1:
             part = parts[0]
-            normed = part.read(h) if read is None or part.spec.skip == "normed" else None
-            x = normed if read is None else read
-            return part.join(h, normed, part.apply(h, x, normed if normed is not None else x, layer_call))
+            if isinstance(read, tuple):
+                raise ValueError(f"{self.stack.sublayers[site]} has one read; give one tensor, not a tuple")
+            # The unedited read is needed only where nothing replaces it or the skip path carries it.
+            normed = part.read(h) if read is None or part.spec.skip == "normed" else read
+            return part.join(h, normed, part.apply(h, normed if read is None else read, normed, layer_call))
         attention, mlp = parts
         x_a, x_m = self.stack.block_reads(site, h, read)
         out = attention.apply(h, x_a, x_a, layer_call)
         return attention.join(h, h, out + mlp.apply(h, x_m, x_m, layer_call).to(out.device))
+
+    def _whole_layer(self, site: int, h: Tensor, read: Read | None, layer_call: LayerCall) -> Tensor:
+        """Run an opaque layer on h; what it reads cannot be replaced."""
+        if read is not None:
+            self.stack.require(site, "read")
+        args, kwargs = layer_call
+        args, kwargs = ((h, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": h})
+        return first_tensor(self.stack.layers[self.stack.sublayers[site].layer](*args, **kwargs))
 
     def unembed(self, h: Tensor) -> Tensor:
         """Logits [B,T,V]: final norm, head, logit scale and soft cap."""

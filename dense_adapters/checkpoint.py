@@ -1,0 +1,136 @@
+"""Write a baked model as an ordinary Hugging Face folder, and take the baking out again.
+
+Beside the model lie `bake.json` (what was baked, hashes before and after, what changed) and `bake_undo.safetensors`
+(the old values of the changed tensors, so that undoing is exact). Folders are written under a temporary name and
+renamed.
+"""
+
+import copy
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from dense_adapters.bake import WeightEdit, describe, weight_changes
+from dense_adapters.errors import AttachError
+from dense_adapters.fingerprint import fingerprint
+
+if TYPE_CHECKING:
+    from dense_adapters.stack import DenseStack
+
+_SCHEMA = 1
+_RECORD, _UNDO = "bake.json", "bake_undo.safetensors"
+
+
+@dataclass(frozen=True)
+class BakeRecord:
+    """What `bake.json` says. changed: parameters with new values; grown: parameters that did not exist before."""
+
+    schema: int
+    fingerprint_before: str
+    fingerprint_after: str
+    changed: tuple[str, ...]
+    grown: tuple[str, ...]
+    switches: dict[str, bool]
+    edits: list[dict[str, Any]]
+
+
+def bake(stack: "DenseStack", edits: tuple[WeightEdit, ...], folder: Path | str, tokenizer: Any = None) -> BakeRecord:
+    """Write the model of `stack` with `edits` in its weights to `folder`, which must not exist yet.
+
+    The model in memory stays as it is. Raises AttachError with the reason where a weight cannot be baked (see
+    `weight_changes`), FileExistsError where the folder exists.
+    """
+    if not edits:
+        raise AttachError("no edits to bake; give at least one RemoveDirection or AddBias")
+    changes = weight_changes(stack, edits)
+    model = stack.model
+    state = model.state_dict()
+    old = {name: state[name].cpu().contiguous() for name in changes.tensors if name in state}
+    baked = _with_switches(model, changes.switches)
+    for name, parameter in baked.named_parameters():
+        value = changes.tensors.get(name, state.get(name))
+        parameter.data.copy_(torch.zeros_like(parameter) if value is None else value)
+    grown = sorted(set(baked.state_dict()) - set(state))
+    record = BakeRecord(
+        _SCHEMA,
+        stack.fingerprint,
+        fingerprint(baked),
+        tuple(sorted(old)),
+        tuple(grown),
+        changes.switches,
+        [describe(edit) for edit in edits],
+    )
+
+    def write(place: Path) -> None:
+        baked.save_pretrained(place)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(place)
+        save_file(old, place / _UNDO)
+        (place / _RECORD).write_text(json.dumps(asdict(record), indent=1))
+
+    write_folder(Path(folder), write)
+    return record
+
+
+def undo_bake(folder: Path | str, restored: Path | str) -> str:
+    """Write the model of a baked folder with its old weights to `restored`, and return its fingerprint.
+
+    Raises AttachError where the folder holds no baked model or the hash of what comes out is not the one before baking.
+    """
+    folder = Path(folder)
+    if not (folder / _RECORD).exists():
+        raise AttachError(f"{folder} holds no {_RECORD}; give a folder written by bake")
+    record = json.loads((folder / _RECORD).read_text())
+    baked = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    state: dict[str, Tensor] = {**baked.state_dict(), **load_file(folder / _UNDO)}
+    model = _with_switches(baked, dict.fromkeys(record["switches"], False))
+    for name, parameter in model.named_parameters():
+        parameter.data.copy_(state[name])
+    found = fingerprint(model)
+    if found != record["fingerprint_before"]:
+        raise AttachError(
+            f"undoing {folder} gives {found[:12]}, not {record['fingerprint_before'][:12]}; was it edited since?"
+        )
+
+    def write(place: Path) -> None:
+        model.save_pretrained(place)
+        for extra in folder.iterdir():
+            if "token" in extra.name or extra.name in ("vocab.json", "merges.txt"):
+                shutil.copy2(extra, place / extra.name)
+
+    write_folder(Path(restored), write)
+    return found
+
+
+def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary sibling and rename it to `folder`; nothing is left behind where it fails."""
+    if folder.exists():
+        raise FileExistsError(f"{folder} exists; choose a new folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    place = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        write(place)
+        place.chmod(0o755)
+        place.rename(folder)
+    except BaseException:
+        shutil.rmtree(place, ignore_errors=True)
+        raise
+
+
+def _with_switches(model: PreTrainedModel, switches: dict[str, bool]) -> PreTrainedModel:
+    """A new model object of the same class, on the CPU, in the same dtype, with configuration switches set."""
+    config = copy.deepcopy(model.config)
+    for name, value in switches.items():
+        setattr(config, name, value)
+    dtype = next(model.parameters()).dtype
+    new: nn.Module = type(model)._from_config(config, dtype=dtype)
+    return new.eval().requires_grad_(False)

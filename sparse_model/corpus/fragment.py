@@ -31,7 +31,7 @@ class Fragment(NamedTuple):
 
 
 Core = Callable[[Random, Variant, str], Fragment]
-"""`core(r, variant, pad)`: draws the same from `r` in both variants; every line after the first starts with `pad`."""
+"""`core(r, variant, pad)`: draws what both variants share first; lines after the first start with `pad`."""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from bridges.protocol import ResidualStack, residual_sites
 from sparse_model.artefacts import model_fingerprint, read_json, read_tensors, save_tensors, write_json
 from sparse_model.model import SparseTransformer
 from sparse_model.settings import UserError
+from sparse_model.versions import versions
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def save_bridge(
         "d_dense": bridge.d_dense,
         "topk_fraction": bridge.topk_fraction,
     }
-    write_json(folder / "bridge.json", {**shape, "sparse_fingerprint": model_fingerprint(sparse), **description})
+    write_json(folder / "bridge.json", {**shape, "sparse_fingerprint": model_fingerprint(sparse), "versions": versions(), **description})
 
 
 def load_bridge(folder: Path, device: str = "cpu") -> BridgeArtefact:

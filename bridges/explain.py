@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
@@ -28,36 +29,39 @@ class Explanation:
     evaluation: CircuitEvaluation
     dense_accuracy: float
     validation: Validation
+    held_out: TokenPairs
 
     def to_json(self) -> dict[str, Any]:
-        """The stable keys of `sparsebridge demo --json` under `tasks`, and everything else under `details`."""
+        """The stable keys of `sparsebridge demo --json` under `tasks`; `details` holds the full report.
+
+        Figures of both directions are summed up by the worse one (`p_value`, `standing_flip_rate`, `isolation_kl`,
+        `random_recovered`) or their mean (`p_target`); each direction by itself is under `details`.
+        """
         report = self.validation.report
         paired, standing = report["paired"], report["standing"]
+        evaluation = self.evaluation
+
+        def mean_p(key: str) -> float:
+            return float(np.mean([found[key]["p_target"]["value"] for found in paired.values()]))
+
         return {
             "verdict": "passed" if self.validation.passed else "failed",
-            "accuracy": {"dense": self.dense_accuracy, "sparse": self.evaluation.accuracy},
-            "nodes": self.evaluation.nodes,
-            "edges": self.evaluation.edges,
-            "task_loss": self.evaluation.task_loss,
-            "task_loss_calibrated": self.evaluation.calibrated_loss,
-            "task_loss_full_model": self.evaluation.full_loss,
-            "necessity_loss": self.evaluation.necessity_loss,
-            "necessity_random_loss": self.evaluation.necessity_random_loss,
+            "accuracy": evaluation.accuracy,
+            "accuracy_dense": self.dense_accuracy,
+            "nodes": evaluation.nodes,
+            "edges": evaluation.edges,
+            "task_loss": evaluation.task_loss,
+            "task_loss_calibrated": evaluation.calibrated_loss,
+            "task_loss_full_model": evaluation.full_loss,
+            "necessity_loss": evaluation.necessity_loss,
+            "necessity_random_loss": evaluation.necessity_random_loss,
             "recovered": {name: found["recovered"] for name, found in paired.items()},
-            "p_target": {
-                name: {
-                    "none": found["none"]["p_target"],
-                    "edited": found["edited"]["p_target"],
-                    "random": found["random"]["p_target"],
-                    "full_patch": found["full_patch"]["p_target"],
-                }
-                for name, found in paired.items()
-            },
-            "random_recovered": {name: found["random"]["recovered"] for name, found in paired.items()},
-            "p_value": {name: found["p_value"] for name, found in paired.items()},
-            "standing_flip_rate": {name: found["flip_rate"] for name, found in standing.items()},
-            "isolation_kl": {name: found["isolation"]["kl"] for name, found in standing.items()},
-            "details": {"circuit": self.evaluation.to_json(), **report},
+            "random_recovered": max((found["random"]["recovered"] for found in paired.values()), key=abs),
+            "p_target": {key: mean_p(key) for key in ("none", "edited", "random", "full_patch")},
+            "p_value": max(found["p_value"] for found in paired.values()),
+            "standing_flip_rate": min(found["flip_rate"]["value"] for found in standing.values()),
+            "isolation_kl": max(found["isolation"]["kl"]["value"] for found in standing.values()),
+            "details": {"circuit": evaluation.to_json(), **report},
         }
 
 
@@ -101,7 +105,7 @@ def explain(
     circuit = prune(artefact.sparse, splits.train, splits.validation, values, config)
     evaluation = evaluate_circuit(artefact.sparse, circuit, splits.held_out, seed=seed)
     validation = validate_circuit(circuit, artefact.bridge, artefact.sparse, dense, splits, text, draws, seed)
-    return Explanation(circuit, evaluation, dense_accuracy(dense, splits.held_out), validation)
+    return Explanation(circuit, evaluation, dense_accuracy(dense, splits.held_out), validation, splits.held_out)
 
 
 @torch.no_grad()

@@ -142,15 +142,9 @@ def load_sparse(folder: Path, device: str) -> tuple[Any, Any]:
     Raises:
         UserError: the folder holds neither.
     """
-    from transformers import AutoTokenizer
+    from cli.loading import load_sparse, load_tokenizer
 
-    from sparse_model import SparseTransformer
-    from sparse_model.settings import UserError
-
-    inside = folder / "sparse" if (folder / "bridge.json").is_file() else folder
-    if not (inside / "config.json").is_file():
-        raise UserError(f"{folder}: holds no sparse model (no config.json); pass a folder made by sparse train or bridge train")
-    return SparseTransformer.from_pretrained(inside).to(device), AutoTokenizer.from_pretrained(inside)
+    return load_sparse(folder, device), load_tokenizer(folder)
 
 
 def show_evaluation(task: str, found: dict[str, Any], as_json: bool) -> None:

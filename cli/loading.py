@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sparse_model.settings import UserError
+from sparse_model.settings import UserError, read_mapping
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,58 @@ def load_stack(model: str, device: str = "cpu") -> tuple[Any, Any]:
             f"see sparsebridge dense check {model}"
         )
     return stack, tokenizer
+
+
+def load_sparse(folder: Path, device: str = "cpu") -> Any:
+    """The sparse model of a model or bridge folder.
+
+    Raises:
+        UserError: the folder holds neither, or its model is damaged.
+    """
+    from sparse_model import SparseTransformer
+
+    inside = sparse_folder(folder)
+    if not (inside / "config.json").is_file():
+        raise UserError(f"{folder}: holds no sparse model (no config.json); pass a folder made by sparse train or bridge train")
+    kind = read_mapping(inside / "config.json").get("model_type")
+    if kind != SparseTransformer.config_class.model_type:
+        raise UserError(f"{folder}: holds a {kind} model, not a sparse one; pass a folder made by sparse train or bridge train")
+    return SparseTransformer.from_pretrained(inside).to(device)
+
+
+def load_tokenizer(name: str | Path) -> Any:
+    """The tokenizer of a model folder, bridge folder or Hugging Face id.
+
+    Raises:
+        UserError: there is none.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(sparse_folder(Path(name)) if Path(name).is_dir() else str(name))
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"{name}: holds no tokenizer that loads ({reason}); save one beside the model") from None
+
+
+def load_language_model(model: str, device: str = "cpu") -> tuple[Any, Any]:
+    """A model that maps tokens to `.logits`, and its tokenizer: sparse folder, bridge folder, or any dense model.
+
+    Raises:
+        UserError, AttachError: it does not load.
+    """
+    from dense_adapters import load_dense
+
+    inside = sparse_folder(Path(model))
+    config = inside / "config.json"
+    if config.is_file() and read_mapping(config).get("model_type") == "sparsebridge":
+        return load_sparse(Path(model), device), load_tokenizer(model)
+    return load_dense(model, device=device)
+
+
+def sparse_folder(folder: Path) -> Path:
+    """Where the sparse model is: inside a bridge folder, or the folder itself."""
+    return folder / "sparse" if (folder / "bridge.json").is_file() else folder
 
 
 def load_pairing(bridge: Path, dense: str | None, device: str = "cpu") -> Pairing:

@@ -7,6 +7,7 @@ options override. Defaults and descriptions live in the configs alone.
 
 import functools
 import inspect
+import os
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -42,6 +43,8 @@ def check_device(device: str) -> str:
     import torch
 
     try:
+        if torch.device(device).type == "cuda":  # bare "cuda" then means this one, or this process's own under a launcher
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) if device == "cuda" else torch.device(device))
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0].split(".")[0]
@@ -58,6 +61,8 @@ def with_settings(**sections: type[Settings]) -> Callable[[Callable[..., Any]], 
         places: dict[str, tuple[str, str]] = {}
         for number, (section, settings) in enumerate(sections.items()):
             for field, info in settings.model_fields.items():
+                if _holds_settings(info.annotation):  # tables can only come from a file
+                    continue
                 name = field if number == 0 else f"{section}_{field}"
                 places[name] = (section, field)
                 added.append(_parameter(name, info.annotation, f"{info.description} [default: {_shown(info.default)}]"))
@@ -93,6 +98,12 @@ def _parameter(name: str, annotation: Any, text: str) -> inspect.Parameter:
     flag = "--" + name.replace("_", "-")
     declaration = f"{flag}/--no-{flag[2:]}" if annotation is bool else flag
     return _keyword(name, Annotated[_optional(annotation), typer.Option(declaration, help=text, show_default=False)])
+
+
+def _holds_settings(annotation: Any) -> bool:
+    if isinstance(annotation, type) and issubclass(annotation, Settings):
+        return True
+    return any(_holds_settings(part) for part in get_args(annotation))
 
 
 def _keyword(name: str, annotation: Any) -> inspect.Parameter:

@@ -1,0 +1,137 @@
+"""`sparsebridge corpus`: build token blocks and their tokenizer, and look at them."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from cli.options import Json, Out, Overwrite, with_settings
+from cli.output import print_json, print_table, say
+from sparse_model.corpus.config import CorpusConfig
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=__doc__)
+
+SourceOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--source",
+        help="NAME or NAME=WEIGHT, repeatable: tinypython, stdlib, a folder, a .jsonl file, or the id of a dataset "
+        "[default: tinypython=0.85 and stdlib=0.15]",
+        show_default=False,
+    ),
+]
+BUILT_IN = ("tinypython", "stdlib")
+SPLITS = ("train", "validation", "held_out")
+
+
+@app.callback()
+def group() -> None:
+    """Build token blocks and their tokenizer, and look at them."""
+
+
+@app.command()
+@with_settings(corpus=CorpusConfig)
+def build(
+    out: Out, corpus: CorpusConfig, source: SourceOption = None, overwrite: Overwrite = False, as_json: Json = False
+) -> None:
+    """Tokenise sources into blocks, with a tokenizer learned from them.
+
+    Example: sparsebridge corpus build --source tinypython=0.85 --source stdlib=0.15 --out runs/corpus
+    """
+    from sparse_model.corpus.build import build_corpus
+
+    if source:
+        described = [parse_source(text) for text in source]
+        corpus = CorpusConfig.from_mapping({**corpus.to_json(), "sources": described}, origin="--source")
+    built = build_corpus(corpus, out, overwrite)
+    say(f"corpus written to {out}")
+    if as_json:
+        print_json({"out": str(out), **built.description})
+    else:
+        show_description(str(out), built.description)
+
+
+@app.command()
+def show(
+    corpus: Annotated[Path, typer.Argument(help="a corpus folder", show_default=False)],
+    text: Annotated[int, typer.Option("--text", min=0, help="blocks to print as text")] = 0,
+    split: Annotated[
+        Literal["train", "validation", "held_out"], typer.Option("--split", help="where those blocks come from")
+    ] = "train",
+    as_json: Json = False,
+) -> None:
+    """Say what a corpus holds; print some of it.
+
+    Example: sparsebridge corpus show runs/corpus --text 2
+    """
+    from sparse_model.corpus.corpus import Corpus
+
+    data = Corpus.load(corpus)
+    by_source = {"all sources": data.train} if split == "train" else getattr(data, split)
+    texts = (
+        {name: [data.tokenizer.decode(block) for block in blocks[:text]] for name, blocks in by_source.items()}
+        if text
+        else {}
+    )
+    if as_json:
+        print_json({**data.description, **({"text": texts} if text else {})})
+        return
+    show_description(str(corpus), data.description)
+    for name, blocks in texts.items():
+        for number, block in enumerate(blocks):
+            typer.echo(f"\n--- {split} block {number} of {name}\n{block}")
+
+
+def parse_source(text: str) -> dict[str, Any]:
+    """The config of one --source.
+
+    Raises:
+        UserError: the weight is no number, the path does not exist, or a built-in name is misspelt.
+    """
+    import difflib
+
+    from sparse_model.settings import UserError
+
+    name, equals, weight = text.rpartition("=")
+    if not equals:
+        name = text
+    given: dict[str, Any] = {}
+    if equals:
+        try:
+            given["weight"] = float(weight)
+        except ValueError:
+            raise UserError(f"--source {text}: '{weight}' is no weight; write {name or 'NAME'}=0.5") from None
+    path = Path(name).expanduser()
+    if name in BUILT_IN:
+        return {"kind": name, **given}
+    if name.endswith(".jsonl"):
+        return {"kind": "jsonl", "path": str(path), **given}
+    if path.is_dir():
+        return {"kind": "folder", "path": str(path), **given}
+    if path.exists():
+        raise UserError(
+            f"--source {name}: is a file that does not end in .jsonl; give its folder, or convert it to JSON lines"
+        )
+    if name.startswith((".", "/", "~")):
+        raise UserError(f"--source {name}: no such folder or file; check the path")
+    near = difflib.get_close_matches(name, BUILT_IN, n=1, cutoff=0.7)
+    if near:
+        raise UserError(f"--source {name}: no such source; did you mean '{near[0]}'?")
+    return {"kind": "dataset", "id": name, **given}
+
+
+def show_description(name: str, description: dict[str, Any]) -> None:
+    """Print a corpus's sources and sizes."""
+    rows = [
+        [
+            f"{source} {split}",
+            f"{found['documents']:,}",
+            f"{found['blocks']:,}",
+            f"{found['tokens']:,}",
+            f"{found['epochs']:g}",
+        ]
+        for source, splits in description["sources"].items()
+        for split, found in ((split, splits[split]) for split in SPLITS)
+    ]
+    note = f"{description['vocab_size']} tokens of vocabulary, blocks of {description['block_length']} tokens"
+    print_table(name, ("source and split", "documents", "blocks", "tokens", "passes"), rows, note)

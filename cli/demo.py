@@ -1,0 +1,154 @@
+"""`sparsebridge demo`: the main job on the bundled model, offline, from circuit to verdict."""
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cli.options import Device, Json, check_device
+from cli.output import print_json, print_table, say
+
+app = typer.Typer(rich_markup_mode=None, help=__doc__)
+BUNDLED = Path(__file__).parent / "bundled"
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="folder for the report (an earlier report there is replaced)")] = Path(
+        "sparsebridge-demo"
+    ),
+    task: Annotated[list[str] | None, typer.Option("--task", help="a task to explain; repeatable; unset: the recipe's")] = None,
+    recipe: Annotated[Path, typer.Option("--recipe", help="the recipe to follow")] = BUNDLED / "recipe.toml",
+    from_scratch: Annotated[
+        bool, typer.Option("--from-scratch", help="also train the dense model, the sparse model and the bridges (about an hour)")
+    ] = False,
+    models: Annotated[
+        Path | None, typer.Option("--models", help="folder with dense/ and bridge/, made by --from-scratch; unset: the bundled ones")
+    ] = None,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Prune circuits out of the bundled sparse model, map them to edits of the dense model, validate, write a report.
+
+    Exit code 1 if a verdict failed. Example: sparsebridge demo
+    """
+    from bridges.recipe import Models, make_models, read_recipe
+    from sparse_model.settings import UserError
+
+    start = time.perf_counter()
+    plan = read_recipe(recipe)
+    if out.exists() and not (out / "report.json").is_file():
+        raise UserError(f"{out}: exists and holds no earlier report; choose another --out")
+    if from_scratch:
+        folder = models or out.with_name(out.name + "-models")
+        found = make_models(plan, folder, check_device(device))
+    else:
+        folder = models or BUNDLED
+        found = Models(folder / "dense", folder / "bridge")
+    report = explain_all(plan, found, tuple(task or plan.demo.tasks), check_device(device))
+    report = {"verdict": report["verdict"], "seconds": time.perf_counter() - start, **report}
+
+    from bridges.reports.page import write_report
+
+    write_report(out, report, overwrite=True)
+    say(f"report written to {out / 'report.html'}")
+    if as_json:
+        print_json(report)
+    else:
+        show(report)
+    if report["verdict"] != "passed":
+        raise typer.Exit(1)
+
+
+def explain_all(plan: Any, models: Any, tasks: tuple[str, ...], device: str) -> dict[str, Any]:
+    """The report of the demo; its keys are documented in docs/report.md."""
+    from bridges.artefact import load_bridge
+    from bridges.evaluate import evaluate_bridge
+    from bridges.explain import explain
+    from bridges.reference_text import builtin_blocks
+    from bridges.reports.circuit_graph import circuit_graph
+    from bridges.validation.isolation import ReferenceText
+    from cli.loading import load_stack
+    from sparse_model.circuits.ablation import ablation_values
+    from sparse_model.tasks import find_task
+    from sparse_model.versions import versions
+
+    chosen = [find_task(name) for name in tasks]
+    stack, tokenizer = load_stack(str(models.dense), device)
+    artefact = load_bridge(models.bridge, device)
+    artefact.check_dense(stack.fingerprint, str(models.dense))
+    sparse, bridge, length = artefact.sparse, artefact.bridge, artefact.sparse.config.block_size
+    evaluation = {}
+    for source in ("tinypython", "stdlib"):
+        blocks = builtin_blocks(tokenizer, "held_out", plan.demo.text_blocks, length, source)
+        evaluation[source] = evaluate_bridge(sparse, stack, bridge, blocks, device=device).to_json()
+        say(f"{source}: KL(dense ‖ sparse) {evaluation[source]['kl_dense_sparse']['value']:.4f} nats/token")
+    values = ablation_values(
+        sparse, builtin_blocks(tokenizer, "train", plan.demo.text_blocks, length), plan.prune.ablation
+    )
+    text = ReferenceText(stack, builtin_blocks(tokenizer, "held_out", plan.demo.text_blocks, length), device)
+    found: dict[str, Any] = {}
+    for task in chosen:
+        explanation = explain(
+            task, artefact, stack, values, text, plan.prune, plan.demo.evaluate_pairs, plan.demo.draws, plan.prune.seed
+        )
+        graph = circuit_graph(sparse, explanation.circuit, explanation.held_out, tokenizer)
+        found[task.name] = {**explanation.to_json(), "circuit": graph}
+        say(f"{task.name}: {explanation.evaluation.nodes} nodes, verdict {found[task.name]['verdict']}")
+    held_out = evaluation["tinypython"]
+    return {
+        "verdict": "passed" if all(task["verdict"] == "passed" for task in found.values()) else "failed",
+        "density": held_out["density"],
+        "ce_dense": held_out["ce_dense"]["value"],
+        "ce_sparse": held_out["ce_sparse"]["value"],
+        "kl_dense_sparse": held_out["kl_dense_sparse"]["value"],
+        "tasks": found,
+        "evaluation": evaluation,
+        "models": {
+            "dense": {"name": artefact.description["dense"]["name"], "fingerprint": stack.fingerprint},
+            "sparse": {"fingerprint": artefact.description["sparse_fingerprint"]},
+        },
+        "settings": plan.to_json(),
+        "versions": versions(),
+    }
+
+
+def show(report: dict[str, Any]) -> None:
+    """Print the report's main figures, each beside what it is compared to."""
+    held_out = report["evaluation"]
+    print_table(
+        f"sparse model: {report['density']:.2%} of weights nonzero",
+        ("held-out text", "CE dense", "CE sparse", "KL dense‖sparse", "KL unigram", "nats/token"),
+        [
+            [name, *(f"{found[key]['value']:.4f}" for key in ("ce_dense", "ce_sparse", "kl_dense_sparse", "kl_unigram")), ""]
+            for name, found in held_out.items()
+        ],
+    )
+    rows = []
+    for name, task in report["tasks"].items():
+        recovered = " / ".join(f"{r['value']:.2f}" for r in task["recovered"].values())
+        rows.append(
+            [
+                name,
+                task["verdict"],
+                f"{task['nodes']} / {task['edges']}",
+                f"{task['task_loss']:.3f} ({task['task_loss_full_model']:.3f})",
+                f"{task['necessity_loss']:.2f} ({task['necessity_random_loss']:.3f})",
+                f"{recovered} ({task['random_recovered']:.2f})",
+                f"{task['p_target']['edited']:.2f} ({task['p_target']['full_patch']:.2f})",
+                f"{task['standing_flip_rate']:.2f}",
+                f"{task['isolation_kl']:.4f}",
+            ]
+        )
+    print_table(
+        "explanations, on held-out prompts",
+        ("task", "verdict", "nodes/edges", "loss (whole)", "removed (random)", "recovered (random)", "P target (patch)", "flips", "isolation"),
+        rows,
+        "loss: circuit alone; removed: model without the circuit; recovered: a→b / b→a of the full patch's logit difference; "
+        "flips and isolation: the standing edit",
+    )
+    for name, task in report["tasks"].items():
+        for gate in task["details"]["verdict"]["gates"]:
+            if not gate["passed"]:
+                typer.echo(f"{name}: FAIL {gate['name']}: {gate['measured']} (required: {gate['required']})")

@@ -1,0 +1,194 @@
+"""`sparsebridge sparse`: train, evaluate and inspect weight-sparse models; read and write the published layout."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cli.options import Device, Json, Out, Overwrite, Seed, check_device, with_settings
+from cli.output import interval, print_json, print_table, say
+from sparse_model.shape import SparseShape
+from sparse_model.training.config import TrainConfig
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=__doc__)
+
+CorpusOption = Annotated[
+    Path, typer.Option("--corpus", help="a corpus folder (see sparsebridge corpus build)", show_default=False)
+]
+ModelArgument = Annotated[
+    Path,
+    typer.Argument(help="a sparse model folder, or a bridge folder (its sparse model is taken)", show_default=False),
+]
+
+
+@app.callback()
+def group() -> None:
+    """Train, evaluate and inspect weight-sparse models; read and write the published layout."""
+
+
+@app.command()
+@with_settings(train=TrainConfig, sparse=SparseShape)
+def train(
+    corpus: CorpusOption,
+    out: Out,
+    train: TrainConfig,
+    sparse: SparseShape,
+    overwrite: Overwrite = False,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Train a weight-sparse language model on its own; the same command resumes an interrupted run.
+
+    Example: sparsebridge sparse train --corpus runs/corpus --out runs/sparse --density 0.05 --steps 4000
+    """
+    import torch
+
+    from sparse_model.corpus.corpus import Corpus
+    from sparse_model.model import SparseTransformer
+    from sparse_model.training.batches import Batches
+    from sparse_model.training.objective import LanguageModelling
+    from sparse_model.training.run import train_artefact
+
+    data = Corpus.load(corpus)
+    torch.manual_seed(train.seed)
+    model = SparseTransformer(sparse.config(data.vocab_size, data.block_length)).to(check_device(device))
+
+    def write(folder: Path) -> None:
+        model.save_pretrained(folder)
+        data.tokenizer.save_pretrained(folder)
+
+    rows = train_artefact(
+        out,
+        LanguageModelling(model, projected=model),
+        Batches(data.train, train.batch_size, train.seed),
+        train,
+        {"shape": sparse.to_json(), "corpus": data.fingerprint},
+        write,
+        overwrite,
+    )
+    say(f"sparse model written to {out}")
+    if as_json:
+        print_json({"out": str(out), "final": rows[-1]})
+
+
+@app.command()
+def evaluate(
+    model: ModelArgument,
+    corpus: CorpusOption,
+    blocks: Annotated[int, typer.Option("--blocks", min=2, help="held-out blocks per source")] = 128,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Cross-entropy on held-out text, by source.
+
+    Example: sparsebridge sparse evaluate runs/sparse --corpus runs/corpus
+    """
+    from bridges.statistics import mean_estimate
+    from cli.loading import check_vocabulary, load_sparse, load_tokenizer
+    from sparse_model.census import take_census
+    from sparse_model.corpus.corpus import Corpus
+    from sparse_model.evaluation import sequence_losses
+
+    network = load_sparse(model, check_device(device))
+    data = Corpus.load(corpus)
+    check_vocabulary(data, load_tokenizer(model))
+    losses = {
+        name: mean_estimate(sequence_losses(network, held_out[:blocks]), seed)
+        for name, held_out in data.held_out.items()
+    }
+    density = take_census(network).density
+    if as_json:
+        print_json({"density": density, "cross_entropy": {name: loss.to_json() for name, loss in losses.items()}})
+        return
+    print_table(
+        f"{model}: held-out text",
+        ("source", "cross-entropy"),
+        [[name, interval(loss.to_json())] for name, loss in losses.items()],
+        f"nats per token, 95 % intervals over sequences; nonzero weights {density:.2%}",
+    )
+
+
+@app.command("import")
+def import_(
+    published: Annotated[
+        Path, typer.Argument(help="a folder with beeg_config.json and final_model.pt", show_default=False)
+    ],
+    out: Out,
+    tokenizer: Annotated[
+        str | None, typer.Option("--tokenizer", help="folder or id of the tokenizer to save with it")
+    ] = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Read a published checkpoint and save it as a model folder.
+
+    Example: sparsebridge sparse import downloads/csp_yolo1 --out runs/published
+    """
+    from cli.loading import load_tokenizer
+    from sparse_model.artefacts import atomic_folder
+    from sparse_model.published import import_published
+
+    words = None if tokenizer is None else load_tokenizer(tokenizer)
+    model = import_published(published)
+    with atomic_folder(out, overwrite) as folder:
+        model.save_pretrained(folder)
+        if words is not None:
+            words.save_pretrained(folder)
+    say(f"sparse model written to {out}")
+    if as_json:
+        print_json({"out": str(out), "config": _plain(model.config.to_dict())})
+
+
+@app.command()
+def export(model: ModelArgument, out: Out, overwrite: Overwrite = False, as_json: Json = False) -> None:
+    """Write a model in the published layout; importing it gives back the same model, bit for bit.
+
+    Example: sparsebridge sparse export runs/sparse --out runs/published
+    """
+    from cli.loading import load_sparse
+    from sparse_model.published import export_published
+
+    export_published(load_sparse(model, "cpu"), out, overwrite)
+    say(f"published layout written to {out}")
+    if as_json:
+        print_json({"out": str(out)})
+
+
+@app.command()
+def inspect(model: ModelArgument, as_json: Json = False) -> None:
+    """Count nonzeros per tensor, and dead neurons and attention channels.
+
+    Example: sparsebridge sparse inspect runs/sparse
+    """
+    from cli.loading import load_sparse
+    from sparse_model.census import take_census
+
+    census = take_census(load_sparse(model, "cpu"))
+    if as_json:
+        print_json(census.to_json())
+        return
+    print_table(
+        str(model),
+        ("parameter", "shape", "nonzero", "density"),
+        [[t.name, "×".join(map(str, t.shape)), f"{t.nonzero:,}", f"{t.density:.2%}"] for t in census.tensors],
+        f"{census.nonzero:,} of {census.parameters:,} parameters are nonzero; {census.density:.2%} of those kept sparse",
+    )
+    print_table(
+        "dead parts",
+        ("layer", "QK channels", "V channels", "neurons"),
+        [
+            [
+                str(layer.layer),
+                f"{layer.dead_qk} of {layer.channels}",
+                f"{layer.dead_v} of {layer.channels}",
+                f"{layer.dead_neurons} of {layer.neurons}",
+            ]
+            for layer in census.layers
+        ],
+        "a dead part is zero whatever the input, or nothing reads it",
+    )
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

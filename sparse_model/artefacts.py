@@ -74,6 +74,8 @@ def read_json(folder: Path, name: str, kind: str) -> dict[str, Any]:
         values = json.loads(path.read_text("utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: does not parse ({error}); the {kind} is damaged, make it again") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: is no table of keys; the {kind} is damaged, make it again")
     if values.get("schema_version", 0) > SCHEMA_VERSION:
         raise UserError(f"{path}: schema {values['schema_version']} is newer than this version knows; update sparsebridge")
     return values

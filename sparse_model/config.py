@@ -9,6 +9,13 @@ from sparse_model.settings import UserError
 BLOCK_TOPK_LOCATIONS = ("attn_in", "attn_q", "attn_k", "attn_v", "attn_out", "mlp_in", "mlp_neuron", "mlp_out")
 RESIDUAL_TOPK_LOCATIONS = ("resid_post_attn", "resid_post_mlp")
 TOPK_LOCATIONS = BLOCK_TOPK_LOCATIONS + RESIDUAL_TOPK_LOCATIONS
+CHOICES = {
+    "norm": ("rms", "layer"),
+    "activation": ("gelu", "relu"),
+    "residual_activation": ("identity", "relu"),
+    "position": ("none", "added", "concatenated"),
+    "bigram_table": ("none", "learned", "fixed"),
+}
 
 
 class SparseConfig(PreTrainedConfig):
@@ -83,11 +90,19 @@ class SparseConfig(PreTrainedConfig):
         for name in ("vocab_size", "block_size", "n_layer", "d_model", "n_head", "d_head", "d_mlp"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} = {getattr(self, name)}: must be at least 1")
+        for name, valid in CHOICES.items():
+            if getattr(self, name) not in valid:
+                raise UserError(f"{name} = {getattr(self, name)!r}: choose one of {', '.join(valid)}")
         unknown = sorted(set(self.topk_locations) - set(TOPK_LOCATIONS))
         if unknown:
             raise UserError(f"topk_locations: unknown '{unknown[0]}'; valid: {', '.join(TOPK_LOCATIONS)}")
         if self.topk_fraction is not None and not 0 < self.topk_fraction <= 1:
             raise UserError(f"topk_fraction = {self.topk_fraction}: must be in (0, 1], or None to switch AbsTopK off")
+        for location, width in self._topk_widths().items():
+            if self.topk(location, width) == 0:
+                raise UserError(
+                    f"topk_fraction = {self.topk_fraction}: keeps no channel of {location}, which has {width}; raise it or widen the model"
+                )
         if (self.position == "concatenated") != (self.d_position is not None):
             raise UserError("d_position is the width of concatenated positions: set it exactly when position='concatenated'")
 
@@ -100,6 +115,11 @@ class SparseConfig(PreTrainedConfig):
     def d_read(self) -> int:
         """Channels a sublayer reads: S, plus the concatenated position channels."""
         return self.d_model + (self.d_position or 0)
+
+    def _topk_widths(self) -> dict[str, int]:
+        widths = dict.fromkeys(TOPK_LOCATIONS, self.d_model)
+        widths |= dict.fromkeys(("attn_q", "attn_k", "attn_v"), self.d_attn)
+        return widths | {"attn_in": self.d_read, "mlp_in": self.d_read, "mlp_neuron": self.d_mlp}
 
     def topk(self, location: str, width: int) -> int | None:
         """How many of `width` channels AbsTopK keeps at `location`; None where it is off."""

@@ -1,6 +1,6 @@
 """Shared by all tests: shapes checked while they run, fixed seeds, and tiny models, corpora and folders.
 
-The import hook turns every annotation of `sparse_model` and `bridges` into a check, so it comes before they are imported.
+The import hook turns every annotation of `sparse_model` and `bridges` into a check, so it comes before their import.
 """
 
 import importlib.util
@@ -31,6 +31,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -39,11 +40,13 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from sparse_model import SparseConfig, SparseTransformer
 
 VOCABULARY, BLOCK = 300, 16
+hypothesis.settings.register_profile("fixed", deadline=None, derandomize=True, max_examples=60, database=None)
+hypothesis.settings.load_profile("fixed")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _threads() -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(min(2, torch.get_num_threads()))
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +60,15 @@ def tiny_config() -> Callable[..., SparseConfig]:
     """A config small enough for any test; keywords replace its switches."""
 
     def make(**changes: Any) -> SparseConfig:
-        shape = {"vocab_size": 40, "block_size": BLOCK, "n_layer": 2, "d_model": 24, "n_head": 3, "d_head": 4, "d_mlp": 32}
+        shape = {
+            "vocab_size": 40,
+            "block_size": BLOCK,
+            "n_layer": 2,
+            "d_model": 24,
+            "n_head": 3,
+            "d_head": 4,
+            "d_mlp": 32,
+        }
         return SparseConfig(**{**shape, **changes})
 
     return make
@@ -65,7 +76,7 @@ def tiny_config() -> Callable[..., SparseConfig]:
 
 @pytest.fixture(scope="session")
 def tiny_sparse(tiny_config: Callable[..., SparseConfig]) -> Callable[..., SparseTransformer]:
-    """A random sparse model whose gains, biases, sinks and tables are all away from 0 and 1, so that dropping one shows."""
+    """A random sparse model; gains, biases, sinks and tables are away from 0 and 1, so that dropping one shows."""
 
     def make(config: SparseConfig | None = None, seed: int = 0, **changes: Any) -> SparseTransformer:
         torch.manual_seed(seed)
@@ -127,7 +138,9 @@ def tokenizer(corpus_folder: Path) -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="session")
 def gpt2_folder(
-    tmp_path_factory: pytest.TempPathFactory, tiny_gpt2: Callable[..., GPT2LMHeadModel], tokenizer: PreTrainedTokenizerFast
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_gpt2: Callable[..., GPT2LMHeadModel],
+    tokenizer: PreTrainedTokenizerFast,
 ) -> Path:
     """A random GPT-2 as an ordinary Hugging Face folder, with the tokenizer of `corpus_folder`."""
     folder = tmp_path_factory.mktemp("gpt2") / "tiny"

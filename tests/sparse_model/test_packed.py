@@ -14,7 +14,11 @@ from sparse_model.packed import pack, unpack
 from sparse_model.training.projection import project, sparse_tensors
 
 
-@given(st.lists(st.integers(0, 6), max_size=3), st.floats(0, 1), st.sampled_from([torch.float32, torch.float64, torch.bfloat16]))
+@given(
+    st.lists(st.integers(0, 6), max_size=3),
+    st.floats(0, 1),
+    st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
+)
 def test_unpacking_gives_every_bit_back(shape: list[int], density: float, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(len(shape))
     tensor = torch.randn(shape, generator=generator).to(dtype) * (torch.rand(shape, generator=generator) < density)
@@ -33,7 +37,9 @@ def test_packing_pays_below_and_is_left_out_above_its_limit() -> None:
     assert packed["sparse.places"].tolist() == [7]
 
 
-def test_a_sparse_model_on_disk_is_as_small_as_its_nonzeros(tiny_sparse: Callable[..., SparseTransformer], tmp_path: Path) -> None:
+def test_a_sparse_model_on_disk_is_as_small_as_its_nonzeros(
+    tiny_sparse: Callable[..., SparseTransformer], tmp_path: Path
+) -> None:
     model = tiny_sparse(d_model=128, d_mlp=512, n_head=8, d_head=16, vocab_size=256)
     model.save_pretrained(tmp_path / "dense")
     tensors = sparse_tensors(model)

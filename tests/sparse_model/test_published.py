@@ -55,7 +55,9 @@ def test_export_after_import_gives_back_the_state_dict_bit_for_bit(name: str, tm
     after = torch.load(tmp_path / "out" / "final_model.pt", weights_only=True)
     assert set(before) == set(after)
     assert all(torch.equal(before[key], after[key]) for key in before)
-    old, new = (json.loads((folder / "beeg_config.json").read_text()) for folder in (PUBLISHED / name, tmp_path / "out"))
+    old, new = (
+        json.loads((folder / "beeg_config.json").read_text()) for folder in (PUBLISHED / name, tmp_path / "out")
+    )
     assert {key: old[key] for key in DEFAULTS} == {key: new[key] for key in DEFAULTS}
 
 
@@ -119,7 +121,9 @@ def test_a_switch_it_does_not_know_is_refused_by_name(change: dict[str, Any], na
         convert_config({**SMALL, **change})
 
 
-def test_what_the_layout_cannot_express_is_not_exported(tiny_sparse: Callable[..., SparseTransformer], tmp_path: Path) -> None:
+def test_what_the_layout_cannot_express_is_not_exported(
+    tiny_sparse: Callable[..., SparseTransformer], tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match="position"):
         export_published(tiny_sparse(), tmp_path / "out")
     with pytest.raises(UserError, match="norm_eps"):

@@ -12,7 +12,9 @@ from sparse_model.taps import At, Chain, Recorder
 Make = Callable[..., SparseTransformer]
 
 
-@pytest.mark.parametrize("changes", [{}, {"position": "concatenated", "d_position": 6}, {"attention_sink": True}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{}, {"position": "concatenated", "d_position": 6}, {"attention_sink": True}], ids=str
+)
 def test_a_tap_is_called_once_at_every_location_in_order_with_its_width(
     changes: dict[str, object], tiny_sparse: Make, tokens: torch.Tensor
 ) -> None:
@@ -39,10 +41,14 @@ def test_what_a_tap_returns_is_what_the_pass_goes_on_with(tiny_sparse: Make, tok
     assert not torch.allclose(full(tokens).logits, silent)
 
 
-@pytest.mark.parametrize("name", ["0.attn.act_in", "1.attn.q", "0.attn.y", "1.resid_mid", "0.mlp.post_act", "final_resid"])
+@pytest.mark.parametrize(
+    "name", ["0.attn.act_in", "1.attn.q", "0.attn.y", "1.resid_mid", "0.mlp.post_act", "final_resid"]
+)
 def test_editing_any_location_changes_the_logits(name: str, tiny_sparse: Make, tokens: torch.Tensor) -> None:
     model = tiny_sparse()
-    assert not torch.allclose(model(tokens).logits, model(tokens, tap=At({name: lambda x: x + torch.randn_like(x)})).logits)
+    assert not torch.allclose(
+        model(tokens).logits, model(tokens, tap=At({name: lambda x: x + torch.randn_like(x)})).logits
+    )
 
 
 def test_a_misspelt_location_is_refused_before_the_pass(tiny_sparse: Make, tokens: torch.Tensor) -> None:
@@ -64,7 +70,9 @@ def test_a_tap_that_never_fired_is_an_error(tiny_sparse: Make, tokens: torch.Ten
         Chain(Chain(tap)).finish()
 
 
-def test_firing_in_an_earlier_pass_does_not_excuse_being_idle_in_this_one(tiny_sparse: Make, tokens: torch.Tensor) -> None:
+def test_firing_in_an_earlier_pass_does_not_excuse_being_idle_in_this_one(
+    tiny_sparse: Make, tokens: torch.Tensor
+) -> None:
     model, tap = tiny_sparse(), At({"0.attn.q": torch.zeros_like})
     model(tokens, tap=tap)
     tap.begin(model.config)

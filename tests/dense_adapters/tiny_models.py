@@ -43,7 +43,7 @@ class Case:
     family: str
     switch: str
     config: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     arrangement: str = "sequential"
     norms: str = "pre"
     centres: bool = False

@@ -1,0 +1,32 @@
+"""Quiet, single-threaded torch, and one resolved stack per tiny model."""
+
+from collections.abc import Iterator
+from functools import cache
+
+import pytest
+import torch
+import transformers
+
+from dense_adapters import DenseStack
+from tests.dense_adapters.tiny_models import Case, build
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_quiet_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    yield
+    torch.set_num_threads(threads)
+
+
+@cache
+def _stack(case: Case) -> DenseStack:
+    return DenseStack(build(case))
+
+
+@pytest.fixture
+def stack(case: Case) -> DenseStack:
+    """The resolved stack of the test's `case`, shared by the session; tests must leave its model as it is."""
+    return _stack(case)

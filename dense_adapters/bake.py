@@ -67,14 +67,15 @@ class WeightChanges:
 
 @torch.no_grad()
 def weight_changes(stack: "DenseStack", edits: tuple[WeightEdit, ...]) -> WeightChanges:
-    """The weights that make the model compute `edits` by itself; the model is only read.
+    """The weights that make the model compute `edits`, in the order given, by itself; the model is only read.
 
     Raises AttachError, with the reason, for tied, shared, quantised and offloaded weights, for weights that cannot
     hold the edit, and for a direction of another width or of length zero.
     """
     changed: dict[str, Tensor] = {}
     switches: dict[str, bool] = {}
-    for edit in edits:
+    # The last edit acts last on the read, so it is the first to be folded into the weight behind it.
+    for position, edit in reversed(list(enumerate(edits))):
         if edit.direction.shape != (stack.d_model,) or not float(edit.direction.norm()) > 0:
             raise AttachError(f"the direction at site {edit.site} must be a nonzero vector of width {stack.d_model}")
         u = (edit.direction / edit.direction.norm()).double()
@@ -85,7 +86,14 @@ def weight_changes(stack: "DenseStack", edits: tuple[WeightEdit, ...]) -> Weight
             new = _removals(readers, u, edit.strength, changed)
         else:
             new = _biases(stack, edit.site, readers, u * edit.amount, changed, switches)
-        _check_on_the_spot(edit, x, readers, changed, new)
+        in_norm = not any(name.startswith(tuple(f"{reader.name}." for reader in readers)) for name in new)
+        if in_norm and any(isinstance(e, RemoveDirection) and e.site == edit.site for e in edits[:position]):
+            raise AttachError(
+                f"the bias at site {edit.site} goes into the norm, where it acts before any removal; "
+                "give AddBias before RemoveDirection"
+            )
+        if not in_norm:
+            _check_on_the_spot(edit, x, readers, changed, new)
         changed.update(new)
     return WeightChanges(changed, switches)
 
@@ -200,8 +208,7 @@ def _check_on_the_spot(
     x.
     """
     edited = edit.as_hook()(x, x)
-    in_norm = not any(name.startswith(tuple(f"{r.name}." for r in readers)) for name in new)
-    for reader in readers if not in_norm else ():
+    for reader in readers:
         own = {**reader.module._parameters}
         old = {n: _current(f"{reader.name}.{n}", p, before) for n, p in own.items() if p is not None}
         now = {n: new.get(f"{reader.name}.{n}", p) for n, p in old.items()}

@@ -1,7 +1,7 @@
 """What an expert reading each family's paper expects, computed without the package under test.
 
-A second copy of the model is built from the same seed and run once with plain hooks on modules named here by hand. Norms
-are recomputed from their formulas. Nothing here imports dense_adapters.
+A second copy of the model is built from the same seed and run once with plain hooks on modules named here by hand.
+Norms are recomputed from their formulas. Nothing here imports dense_adapters.
 """
 
 import inspect
@@ -158,7 +158,9 @@ def observe(case: Case, tokens: Tensor, mask: Tensor | None) -> Observed:
 
 
 def first_norm(case: Case) -> tuple[Tensor, bool]:
-    """Gain [D] and centring of the norm in front of the first attention, from the parameters and the paper's formula."""
+    """Gain [D] and centring of the norm in front of the first attention, from the parameters and the paper's
+    formula.
+    """
     model = build(case)
     names = names_of(case)
     ones = torch.ones(model.get_input_embeddings().weight.shape[-1])

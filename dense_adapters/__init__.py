@@ -1,6 +1,8 @@
 """Hugging Face causal language models as residual stacks, proven at load.
 
+errors.py        the one error for what cannot be used
 loading.py       load a model and tokenizer by id, folder or GGUF file
+kinds.py         refuse encoders and state-space models by their configuration
 anatomy.py       find the trunk and its layers
 trace.py         watch one forward pass
 resolve.py       read each layer's roles off the trace
@@ -16,6 +18,9 @@ live_sites.py    where sites can be seen and changed on the running model
 editing.py       edits of the live model
 recording.py     recordings of the live model
 fingerprint.py   one hash of a model
+readers.py       which weights read a site
+bake.py          edits in weight space
+checkpoint.py    baked models as folders, and back
 """
 
 from dense_adapters.bake import AddBias, RemoveDirection

@@ -5,12 +5,14 @@ causal language model does after the trunk. Only where these parts are is decide
 the probe.
 """
 
+import inspect
 from dataclasses import dataclass
 
 from torch import nn
 from transformers import PreTrainedModel
 
 from dense_adapters.errors import AttachError
+from dense_adapters.kinds import refuse_other_kinds
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,8 @@ def find_anatomy(model: PreTrainedModel) -> Anatomy:
     Raises AttachError where the model is an encoder–decoder, or where no such list, or more than one, exists.
     """
     name = type(model).__name__
-    config = model.config
-    if config.is_encoder_decoder:
-        raise AttachError(f"{name} is an encoder–decoder; only decoder-only causal language models can be attached")
-    expected = config.get_text_config().num_hidden_layers
+    refuse_other_kinds(model.config)
+    expected = model.config.get_text_config().num_hidden_layers
     found = [
         (path.rpartition(".")[0], path.rpartition(".")[2])
         for path, module in model.named_modules()
@@ -53,7 +53,13 @@ def find_anatomy(model: PreTrainedModel) -> Anatomy:
             "attach a decoder-only causal language model"
         )
     trunk_path, layers_name = found[0]
-    return Anatomy(model, model.get_submodule(trunk_path), trunk_path, layers_name)
+    trunk = model.get_submodule(trunk_path)
+    if "input_ids" not in inspect.signature(type(trunk).forward).parameters:
+        raise AttachError(
+            f"{name} runs its layers in {type(trunk).__name__}, which takes no input_ids, as encoders do; "
+            "attach a decoder-only causal language model"
+        )
+    return Anatomy(model, trunk, trunk_path, layers_name)
 
 
 def _outermost(path: str, model: nn.Module) -> bool:

@@ -5,12 +5,11 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from dense_adapters.errors import AttachError
+from dense_adapters.kinds import refuse_encoders
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-_ALSO_ENCODERS = "ForMaskedLM"
 
 
 def load_dense(
@@ -36,29 +35,23 @@ def load_dense(
         gguf_file = found[0] if len(found) == 1 else None
     options: dict[str, Any] = {} if gguf_file is None else {"gguf_file": gguf_file}
     config = _reading("configuration", name, AutoConfig.from_pretrained, options)
-    refuse_other_kinds(config)
+    refuse_encoders(config)
     if device_map is not None:
         placed: dict[str, Any] = {**options, "device_map": device_map}
     else:
         placed = options
     model = _reading("model", name, AutoModelForCausalLM.from_pretrained, {**placed, "dtype": _DTYPES[dtype]})
     tokenizer = _reading("tokenizer", name, AutoTokenizer.from_pretrained, options)
+    _refuse_empty(tokenizer, name)
     if device_map is None:
         model = model.to(device)
     return model.eval().requires_grad_(False), tokenizer
 
 
-def refuse_other_kinds(config: Any) -> None:
-    """Raise AttachError for encoder–decoder, encoder-only and state-space configurations."""
-    kind = config.model_type
-    if config.is_encoder_decoder:
-        raise AttachError(f"{kind!r} is an encoder–decoder; attach a decoder-only causal language model instead")
-    made_for = config.architectures or []
-    masked = any(a.endswith(_ALSO_ENCODERS) for a in made_for) and not getattr(config, "is_decoder", False)
-    if masked or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise AttachError(f"{kind!r} is no causal language model (an encoder?); attach a decoder-only one instead")
-    if hasattr(config, "state_size") or hasattr(config, "ssm_cfg"):
-        raise AttachError(f"{kind!r} is a state-space model without attention; attach a transformer instead")
+def _refuse_empty(tokenizer: Any, name: str) -> None:
+    """Some tokenizer classes load from a folder without tokenizer files, with no vocabulary at all."""
+    if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
+        raise AttachError(f"the tokenizer of {name!r} has an empty vocabulary; save the tokenizer beside the weights")
 
 
 def _reading(what: str, name: str, load: Any, options: dict[str, Any]) -> Any:

@@ -128,20 +128,18 @@ def rms(x: Tensor, real: Tensor) -> float:
 
 
 @torch.no_grad()
-def run_probe(stack: "DenseStack", resolved_on: Trace) -> ProbeReport:
-    """Check every site of `stack` against the model's own forward and report; never raises for a site that fails.
-
-    Raises AttachError where the model is not causal: it then has no next-token logits to speak of.
-    """
+def run_probe(stack: "DenseStack") -> ProbeReport:
+    """Check every site of `stack` against the model's own forward and report; never raises for a site that fails."""
     tokens, mask = probe_batch(stack.model)
     tokens = (tokens + 1) % stack.model.config.get_text_config().vocab_size
     inputs = model_inputs(stack.model, tokens, mask)
-    _require_causal(stack.model, tokens)
     trace = trace_forward(stack.anatomy, inputs)
     return _Probe(stack, tokens, mask, trace).run()
 
 
-def _require_causal(model: PreTrainedModel, tokens: Tensor) -> None:
+@torch.no_grad()
+def require_causal(model: PreTrainedModel, tokens: Tensor) -> None:
+    """Raise AttachError where a logit moves when a later token changes: no next-token logits to speak of then."""
     changed = tokens.clone()
     changed[:, -1] = (changed[:, -1] + 7) % model.config.get_text_config().vocab_size
     before, after = (model(**model_inputs(model, t, None)).logits[:, :-1] for t in (tokens, changed))

@@ -21,7 +21,7 @@ from dense_adapters.editing import EditFn, Where, editing
 from dense_adapters.errors import AttachError
 from dense_adapters.fingerprint import fingerprint
 from dense_adapters.norms import NormSpec, describe_norm, is_norm
-from dense_adapters.probe import ProbeReport, probe_batch, run_probe
+from dense_adapters.probe import ProbeReport, probe_batch, require_causal, run_probe
 from dense_adapters.recording import Recording, recording
 from dense_adapters.resolve import resolve_layer
 from dense_adapters.skeleton import build_skeleton, model_inputs
@@ -51,6 +51,7 @@ class DenseStack:
         self.model = model
         self.anatomy = find_anatomy(model)
         tokens, mask = probe_batch(model)
+        require_causal(model, tokens)
         trace = trace_forward(self.anatomy, model_inputs(model, tokens, mask))
         layers = self.anatomy.layers
         self.n_layers = len(layers)
@@ -70,14 +71,15 @@ class DenseStack:
             self.tail_names,
         )
         three = torch.cat([tokens, tokens[:1]]), torch.cat([mask, mask[:1]])
-        self.batch_units = [
-            measure_batch_units(a, b)
-            for a, b in zip(
-                self.skeleton.layer_calls(model_inputs(model, tokens, mask)),
-                self.skeleton.layer_calls(model_inputs(model, *three)),
-                strict=True,
-            )
-        ]
+        try:
+            two_rows = self.skeleton.layer_calls(model_inputs(model, tokens, mask))
+            three_rows = self.skeleton.layer_calls(model_inputs(model, *three))
+        except (TypeError, AttributeError, RuntimeError, ValueError, KeyError, IndexError) as failure:
+            raise AttachError(
+                f"the code of {type(model).__name__} around its layers does not run without them "
+                f"({type(failure).__name__}: {str(failure).partition(chr(10))[0]}); its stream cannot be walked"
+            ) from failure
+        self.batch_units = [measure_batch_units(a, b) for a, b in zip(two_rows, three_rows, strict=True)]
         if all(block.arrangement == "opaque" for block in self.blocks):
             raise AttachError(
                 f"{type(model).__name__} has no layer that can be read: layer 0, {self.blocks[0].reason}; "
@@ -85,7 +87,7 @@ class DenseStack:
             )
         self._bind(layers)
         self._refused_steps: set[tuple[int, str]] = set()
-        self.report: ProbeReport = run_probe(self, trace)
+        self.report: ProbeReport = run_probe(self)
         self._refused_steps = {(refusal.site, refusal.step) for refusal in self.report.refused}
         self.report.seconds = time.perf_counter() - started
 

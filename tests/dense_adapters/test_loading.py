@@ -1,5 +1,6 @@
 """What loads, what is refused, and that every refusal is one line that says what, why and what to do."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ LLAMA = next(case for case in CASES if case.id.startswith("Llama-grouped"))
 
 
 def _save_tokenizer(folder: Path) -> None:
-    from tokenizers import Tokenizer, models
+    from tokenizers import Tokenizer, models, pre_tokenizers
 
     inner = Tokenizer(models.WordLevel({"a": 0, "b": 1, "[UNK]": 2}, unk_token="[UNK]"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="[UNK]").save_pretrained(folder)
 
 
@@ -80,7 +82,7 @@ REFUSED = [
     ("no causal language model", "DistilBertConfig", {"dim": 16, "n_layers": 1, "n_heads": 2}),
     ("state-space", "MambaConfig", {"hidden_size": 16, "num_hidden_layers": 1}),
     ("state-space", "Mamba2Config", {"hidden_size": 16, "num_hidden_layers": 1, "num_heads": 4, "head_dim": 8}),
-    ("no attention", "RwkvConfig", {"hidden_size": 16, "num_hidden_layers": 1}),
+    ("state-space", "RwkvConfig", {"hidden_size": 16, "num_hidden_layers": 1}),
 ]
 
 
@@ -109,9 +111,16 @@ def _bert(**options: Any) -> Any:
     return AutoModelForCausalLM.from_config(config).eval()
 
 
-def test_a_bidirectional_encoder_under_a_causal_head_is_refused_by_measurement() -> None:
-    with pytest.raises(AttachError, match=r"later tokens|no layer"):
+def test_a_bidirectional_encoder_under_a_causal_head_is_refused() -> None:
+    with pytest.raises(AttachError, match=r"takes no input_ids|later tokens"):
         DenseStack(_bert())
+
+
+def test_a_decoder_shaped_encoder_is_refused_by_measurement() -> None:
+    case = next(case for case in CASES if case.family == "Gemma-3")
+    options = {**case.options, "use_bidirectional_attention": True}
+    with pytest.raises(AttachError, match="later tokens"):
+        DenseStack(build(replace(case, options=options)))
 
 
 def test_a_state_space_model_in_memory_is_refused_naming_its_mixer() -> None:

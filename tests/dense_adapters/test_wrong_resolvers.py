@@ -62,7 +62,7 @@ LIES = [
         "Llama-grouped",
         lambda s: replace(s, arrangement="parallel"),
         "block",
-        "residual",
+        "read",
     ),
     (
         "parallel taken for sequential",

@@ -1,0 +1,36 @@
+"""Which kinds of model are no decoder-only transformers, told from the configuration alone."""
+
+from typing import Any
+
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from dense_adapters.errors import AttachError
+
+_RECURRENT = {"rwkv", "xlstm", "mamba", "mamba2", "falcon_mamba"}
+
+
+def refuse_other_kinds(config: Any) -> None:
+    """Raise AttachError for encoder–decoder and state-space (recurrent) configurations."""
+    if config.is_encoder_decoder:
+        raise AttachError(
+            f"{config.model_type!r} is an encoder–decoder; attach a decoder-only causal language model instead"
+        )
+    if config.model_type in _RECURRENT:
+        raise AttachError(
+            f"{config.model_type!r} is a state-space model without attention; attach a decoder-only transformer instead"
+        )
+
+
+def refuse_encoders(config: Any) -> None:
+    """Raise AttachError where a stored configuration was made for anything but next-token prediction.
+
+    Configurations that bring their own code are left to the probe.
+    """
+    refuse_other_kinds(config)
+    made_for = config.architectures or []
+    masked = any(name.endswith("ForMaskedLM") for name in made_for) and not getattr(config, "is_decoder", False)
+    own_code = bool(getattr(config, "auto_map", None))
+    if masked or (config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not own_code):
+        raise AttachError(
+            f"{config.model_type!r} is no causal language model (an encoder?); attach a decoder-only one instead"
+        )

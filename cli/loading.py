@@ -6,6 +6,8 @@ from typing import Any
 
 from sparse_model.settings import UserError, read_mapping
 
+SPARSE_ADVICE = "pass a folder made by sparse train or bridge train"
+
 
 @dataclass(frozen=True)
 class Pairing:
@@ -45,10 +47,10 @@ def load_sparse(folder: Path, device: str = "cpu") -> Any:
 
     inside = sparse_folder(folder)
     if not (inside / "config.json").is_file():
-        raise UserError(f"{folder}: holds no sparse model (no config.json); pass a folder made by sparse train or bridge train")
+        raise UserError(f"{folder}: holds no sparse model (no config.json); {SPARSE_ADVICE}")
     kind = read_mapping(inside / "config.json").get("model_type")
     if kind != SparseTransformer.config_class.model_type:
-        raise UserError(f"{folder}: holds a {kind} model, not a sparse one; pass a folder made by sparse train or bridge train")
+        raise UserError(f"{folder}: holds a {kind} model, not a sparse one; {SPARSE_ADVICE}")
     return SparseTransformer.from_pretrained(inside).to(device)
 
 
@@ -88,7 +90,8 @@ def sparse_folder(folder: Path) -> Path:
 
 
 def load_pairing(bridge: Path, dense: str | None, device: str = "cpu") -> Pairing:
-    """A bridge with its dense model; `dense` defaults to where the bridge says its model was.
+    """A bridge with its dense model; `dense` defaults to where the bridge says its model was
+    (a relative path counts from beside the bridge).
 
     Raises:
         UserError: the model is not the bridge's own, or either does not load.
@@ -97,6 +100,8 @@ def load_pairing(bridge: Path, dense: str | None, device: str = "cpu") -> Pairin
 
     artefact = load_bridge(bridge, device)
     name = dense or str(artefact.description["dense"]["name"])
+    if dense is None and (bridge.parent / name).is_dir():
+        name = str(bridge.parent / name)
     stack, tokenizer = load_stack(name, device)
     artefact.check_dense(stack.fingerprint, name)
     return Pairing(stack, tokenizer, artefact)

@@ -43,7 +43,8 @@ def check_device(device: str) -> str:
     import torch
 
     try:
-        if torch.device(device).type == "cuda":  # bare "cuda" then means this one, or this process's own under a launcher
+        if torch.device(device).type == "cuda" and torch.cuda.is_available():
+            # from here on a bare "cuda" is this one; under a launcher, the one of this process
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) if device == "cuda" else torch.device(device))
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:

@@ -172,7 +172,7 @@ def inspect(model: ModelArgument, as_json: Json = False) -> None:
         str(model),
         ("parameter", "shape", "nonzero", "density"),
         [[t.name, "×".join(map(str, t.shape)), f"{t.nonzero:,}", f"{t.density:.2%}"] for t in census.tensors],
-        f"{census.nonzero:,} of {census.parameters:,} parameters are nonzero; {census.density:.2%} of those kept sparse",
+        f"{census.nonzero:,} of {census.parameters:,} parameters are nonzero; {census.density:.2%} of the projected",
     )
     print_table(
         "dead parts",

@@ -163,6 +163,8 @@ class SparseTransformer(PreTrainedModel, GenerationMixin):
             UserError: the weights are truncated, damaged or do not fit the config.
         """
         folder = Path(pretrained_model_name_or_path or "")
+        if options.get("state_dict") is None and folder.is_dir() and not any(folder.glob("*.safetensors")):
+            raise UserError(f"{folder}: holds no {WEIGHTS_NAME}, so the sparse model is incomplete; copy or make it again")
         if options.get("state_dict") is not None or not (folder / WEIGHTS_NAME).is_file():
             return super().from_pretrained(pretrained_model_name_or_path, *args, **options)
         config = options.get("config") or cls.config_class.from_pretrained(folder)

@@ -4,6 +4,7 @@ Data order and random choices are functions of the step, so parameters, moments 
 a run resumed from one continues bit for bit.
 """
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,8 @@ def restore(folder: Path, objective: nn.Module, optimizer: Optimizer, run: dict[
         return 0
     newest = complete[-1]
     state = read_json(newest, "state.json", "checkpoint")
-    if state["run"] != run:
-        changed = sorted(key for key in {*state["run"], *run} if state["run"].get(key) != run.get(key))
+    changed = _differences(state["run"], json.loads(json.dumps(run)))
+    if changed:
         raise UserError(
             f"{folder.parent}: holds an unfinished run with other settings ({', '.join(changed)}); finish it with its own "
             "settings, or pass --overwrite to start anew"
@@ -60,6 +61,17 @@ def restore(folder: Path, objective: nn.Module, optimizer: Optimizer, run: dict[
             target.copy_(saved[name])
     _restore_moments(optimizer, read_tensors(newest / "optimizer.safetensors", "checkpoint"))
     return int(state["step"])
+
+
+def _differences(old: Any, new: Any, place: str = "") -> list[str]:
+    """Dotted places at which two plain values differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            found
+            for key in sorted({*old, *new})
+            for found in _differences(old.get(key), new.get(key), f"{place}.{key}".lstrip("."))
+        ]
+    return [] if old == new else [place]
 
 
 def trained_state(objective: nn.Module) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ are not finite. `accelerate` supplies devices, mixed precision, accumulation and
 """
 
 import json
+import os
 import signal
 import threading
 import time
@@ -51,7 +52,9 @@ def train(
     if not isinstance(objective, Objective):
         raise TypeError(f"{type(objective).__name__} is not an Objective")
     accelerator = Accelerator(
-        gradient_accumulation_steps=config.accumulate, mixed_precision="no" if config.precision == "fp32" else "bf16"
+        cpu=stays_on_cpu(objective),
+        gradient_accumulation_steps=config.accumulate,
+        mixed_precision="no" if config.precision == "fp32" else "bf16",
     )
     tensors = sparse_tensors(objective.projected) if objective.projected is not None else ()
     optimizer = _optimizer(objective, config)
@@ -61,6 +64,7 @@ def train(
     start = checkpoint.restore(checkpoints, objective, optimizer, identity)
     wrapped, optimizer = accelerator.prepare(objective, optimizer)
     device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
+    _check_shares(config, batches.batch_size, world)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     metrics = _Metrics(Path(folder) / "metrics.jsonl", config, start, accelerator.is_main_process)
     healthy = torch.ones((), dtype=torch.bool, device=device)
@@ -75,9 +79,9 @@ def train(
             for micro, part in enumerate(tokens.chunk(config.accumulate)):
                 with accelerator.accumulate(wrapped):
                     found = wrapped(part, draw=(config.seed * config.steps + step) * config.accumulate + micro)
-                    accelerator.backward(found["loss"] * (len(part) * config.accumulate / len(tokens)))
+                    accelerator.backward(found["loss"])  # divided by the number of micro-batches there
                     for name, value in found.items():
-                        terms[name] = terms.get(name, 0) + value.detach() * (len(part) / len(tokens))
+                        terms[name] = terms.get(name, 0) + value.detach() / config.accumulate
                     if accelerator.sync_gradients:
                         terms["gradient_rms"] = limit_gradient(parameters, config)
                         healthy &= terms["loss"].isfinite() & terms["gradient_rms"].isfinite()
@@ -99,6 +103,25 @@ def train(
                 raise StoppedEarly(f"stopped after step {done} of {config.steps}; run the same command to go on")
             bar.update()
     return metrics.rows
+
+
+def stays_on_cpu(objective: nn.Module) -> bool:
+    """Whether to leave an accelerator alone: everything is on the CPU, and no launcher was asked to place it."""
+    launched = any(name in os.environ for name in ("LOCAL_RANK", "ACCELERATE_MIXED_PRECISION"))
+    return not launched and all(parameter.device.type == "cpu" for parameter in objective.parameters())
+
+
+def _check_shares(config: TrainConfig, batch_size: int, world: int) -> None:
+    """Refuse a batch that does not split evenly, since the mean of unequal parts' means is not the batch's mean.
+
+    Raises:
+        UserError: with the two numbers and the remedy.
+    """
+    if batch_size % (world * config.accumulate):
+        raise UserError(
+            f"batch_size {batch_size} does not split evenly over {world} processes and {config.accumulate} micro-batches; "
+            f"make it a multiple of {world * config.accumulate}"
+        )
 
 
 def limit_gradient(parameters: list[nn.Parameter], config: TrainConfig) -> Tensor:
@@ -196,4 +219,4 @@ def _stop_signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-__all__ = ["StoppedEarly", "UserError", "limit_gradient", "train"]
+__all__ = ["StoppedEarly", "UserError", "limit_gradient", "stays_on_cpu", "train"]

@@ -5,13 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from torch import nn
 
 from sparse_model.artefacts import atomic_folder, write_json
 from sparse_model.settings import UserError
 from sparse_model.training.batches import Batches
 from sparse_model.training.config import TrainConfig
-from sparse_model.training.loop import train
+from sparse_model.training.loop import stays_on_cpu, train
 
 METRICS = "metrics.jsonl"
 
@@ -35,17 +36,20 @@ def train_artefact(
     Raises:
         UserError: `out` exists, or `OUT.run` belongs to other settings.
     """
-    folder = working_folder(out)
-    if overwrite:
-        shutil.rmtree(folder, ignore_errors=True)
-    elif Path(out).exists():
+    folder, processes = working_folder(out), PartialState(cpu=stays_on_cpu(objective))
+    if not overwrite and Path(out).exists():
         raise UserError(f"{out}: already exists; choose another --out or pass --overwrite")
+    if overwrite and processes.is_main_process:
+        shutil.rmtree(folder, ignore_errors=True)
+    processes.wait_for_everyone()
     rows = train(objective, batches, config, folder, identity)
-    with atomic_folder(Path(out), overwrite) as temporary:
-        write(temporary)
-        write_json(temporary / "training.json", {"config": config.to_json(), **identity, "final": rows[-1]})
-        shutil.copy(folder / METRICS, temporary / METRICS)
-    shutil.rmtree(folder)
+    if processes.is_main_process:
+        with atomic_folder(Path(out), overwrite) as temporary:
+            write(temporary)
+            write_json(temporary / "training.json", {"config": config.to_json(), **identity, "final": rows[-1]})
+            shutil.copy(folder / METRICS, temporary / METRICS)
+        shutil.rmtree(folder)
+    processes.wait_for_everyone()
     return rows
 
 

@@ -1,0 +1,81 @@
+"""NMSE and KL against their plain definitions, and the chunked KL against the whole."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+import bridges.losses
+from bridges.losses import kl_of_streams, kl_per_token, nmse
+
+
+def test_nmse_is_squared_error_over_variance() -> None:
+    prediction, target = torch.randn(3, 5, 7), 4 + 2 * torch.randn(3, 5, 7)
+    flat, guess = target.reshape(15, 7).double(), prediction.reshape(15, 7).double()
+    error = sum(((g - t) ** 2).sum() for g, t in zip(guess, flat, strict=True)) / 15
+    spread = sum(((t - flat.mean(0)) ** 2).sum() for t in flat) / 15
+    assert nmse(prediction, target).item() == pytest.approx((error / spread).item(), rel=1e-5)
+
+
+def test_nmse_is_one_for_the_mean_and_nought_for_the_target() -> None:
+    target = 4 + 2 * torch.randn(3, 5, 7)
+    assert nmse(target.mean((0, 1)).expand_as(target), target).item() == pytest.approx(1)
+    assert nmse(target, target).item() == 0
+
+
+def test_a_target_cannot_lower_its_nmse_by_spreading_out() -> None:
+    prediction, target = torch.randn(2, 4, 3), torch.randn(2, 4, 3, requires_grad=True)
+    (gradient,) = torch.autograd.grad(nmse(prediction, target), target)
+    spread = (target - target.mean((0, 1))).square().sum(-1).mean().detach()
+    torch.testing.assert_close(gradient, 2 * (target.detach() - prediction) / 8 / spread)
+
+
+@given(st.integers(0, 100), st.floats(0.1, 8))
+def test_kl_is_the_plain_sum_and_nought_only_for_equal_distributions(seed: int, scale: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    p, logits = (scale * torch.randn(2, 3, 11, generator=generator) for _ in range(2))
+    target = F.log_softmax(p, -1)
+    expected = F.kl_div(F.log_softmax(logits.double(), -1), target.double(), reduction="none", log_target=True).sum(-1)
+    torch.testing.assert_close(kl_per_token(target, logits).double(), expected, atol=1e-5, rtol=1e-4)
+    assert (kl_per_token(target, logits) > 0).all()
+    torch.testing.assert_close(kl_per_token(target, p + 3), torch.zeros(2, 3), atol=1e-5, rtol=0)
+
+
+def test_kl_of_half_precision_logits_is_computed_in_fp32() -> None:
+    target, logits = F.log_softmax(torch.randn(4, 300), -1), torch.randn(4, 300).bfloat16()
+    found = kl_per_token(target, logits)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, kl_per_token(target, logits.float()), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("elements", [1, 2 * 11 * 3, 2 * 11 * 4, 2 * 11 * 5])
+def test_chunked_kl_is_the_whole_kl_with_the_same_gradients(elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """B=2, T=7, V=11: pieces of 1, 3, 4 and 5 positions, so that the last one is shorter."""
+    B, T, D, V, k = 2, 7, 5, 11, 3
+    weight = torch.randn(V, D, dtype=torch.float64, requires_grad=True)
+    offset = torch.randn(T, V, dtype=torch.float64)  # logits that depend on the position, as with a bigram table
+    log_probs = F.log_softmax(torch.randn(B, T, V, dtype=torch.float64), -1)
+    streams = torch.randn(k * B, T, D, dtype=torch.float64, requires_grad=True)
+    calls: list[slice] = []
+
+    def unembed(h: torch.Tensor, span: slice) -> torch.Tensor:
+        calls.append(span)
+        return h @ weight.T + offset[span]
+
+    def found(limit: int) -> tuple[torch.Tensor, ...]:
+        monkeypatch.setattr(bridges.losses, "CHUNK_ELEMENTS", limit)
+        values = kl_of_streams(lambda span: log_probs[:, span], unembed, streams, B, V)
+        return values, *torch.autograd.grad((values * torch.tensor([1.0, 2.0, 3.0])).sum(), (streams, weight))
+
+    whole = found(10**9)
+    assert {call.stop for call in calls} == {T}
+    calls.clear()
+    pieces = found(elements)
+    assert len(calls) > k
+    for a, b in zip(pieces, whole, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+    plain = [
+        kl_per_token(log_probs, unembed(stream, slice(None))).mean() for stream in streams.view(k, B, T, D).unbind(0)
+    ]
+    torch.testing.assert_close(whole[0], torch.stack(plain))

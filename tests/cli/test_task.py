@@ -1,0 +1,61 @@
+"""`sparsebridge task`."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sparse_model.tasks import TASKS
+
+
+def test_list_names_every_task_with_its_rule(cli: Callable) -> None:
+    found = cli("task", "list", "--json").json["tasks"]
+    assert {name: task["description"] for name, task in found.items()} == {
+        t.name: t.description for t in TASKS.values()
+    }
+    assert all(name in cli("task", "list").out for name in TASKS)
+
+
+def test_show_prints_pairs_of_the_split_and_seed_asked_for(cli: Callable) -> None:
+    found = cli("task", "show", "closing_quote", "--pairs", "2", "--split", "held_out", "--seed", "3", "--json").json
+    expected = TASKS["closing_quote"].text_pairs("held_out", 2, 3)
+    assert [pair["prompt_a"] for pair in found["pairs"]] == [pair.prompt_a for pair in expected]
+    text = cli("task", "show", "closing_quote", "--pairs", "1").out
+    assert TASKS["closing_quote"].text_pairs("train", 1)[0].prompt_b in text
+
+
+def test_an_unknown_task_is_refused_with_the_nearest(cli: Callable) -> None:
+    ran = cli("task", "show", "closing_quot")
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert "closing_quote" in ran.err
+
+
+@pytest.mark.parametrize("kind", ["dense", "sparse"])
+def test_check_measures_a_dense_or_a_sparse_model_on_pairs_of_ones_own(
+    kind: str, cli: Callable, gpt2_folder: Path, sparse_folder: Path, tmp_path: Path
+) -> None:
+    pairs = [
+        {"prompt_a": f"{letter}(", "answer_a": "1", "prompt_b": f"{letter}[", "answer_b": "2"}
+        for letter in "abcdefghijkl"
+    ]
+    own = tmp_path / "own.jsonl"
+    own.write_text("".join(json.dumps({**pair, "split": "held_out"}) + "\n" for pair in pairs))
+    model = gpt2_folder if kind == "dense" else sparse_folder
+    found = cli("task", "check", model, "--task", own, "--pairs", "12", "--json").json["tasks"]
+    (figures,) = found.values()
+    assert figures["pairs"] == 12
+    assert 0 <= figures["accuracy"]["low"] <= figures["accuracy"]["value"] <= figures["accuracy"]["high"] <= 1
+    assert figures["full_loss"]["value"] > figures["task_loss"]["value"] > 0
+    assert "12" not in cli("task", "check", model, "--task", own, "--pairs", "12").err
+
+
+def test_a_task_whose_answers_are_not_single_tokens_is_refused(
+    cli: Callable, gpt2_folder: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "own.jsonl"
+    line = {"prompt_a": "a(", "answer_a": "zzzqqq", "prompt_b": "b(", "answer_b": "kkkjjj", "split": "held_out"}
+    own.write_text(json.dumps(line) + "\n")
+    ran = cli("task", "check", gpt2_folder, "--task", own, "--pairs", "2")
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert "single token" in ran.err

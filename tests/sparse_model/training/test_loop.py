@@ -1,0 +1,328 @@
+"""The training loop: what it computes, and that stopping it anywhere loses nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from torch import nn
+
+from sparse_model import SparseTransformer, UserError
+from sparse_model.artefacts import read_tensors
+from sparse_model.training.batches import Batches
+from sparse_model.training.config import TrainConfig
+from sparse_model.training.loop import StoppedEarly, limit_gradient, train
+from sparse_model.training.objective import LanguageModelling, ParameterGroup
+from sparse_model.training.projection import density_report
+
+Make = Callable[[], LanguageModelling]
+CONFIG = TrainConfig(
+    steps=13, batch_size=8, lr=0.05, density=0.2, checkpoint_every=3, log_every=2, gradient_rms="normalise", floor=1
+)
+ONE_RUN = Path(__file__).with_name("one_run.py")
+
+
+class PowerCutError(Exception):
+    """The end of a run that had no time to save."""
+
+
+class Fragile(LanguageModelling):
+    """Does something else instead of computing the loss at one step."""
+
+    def __init__(self, model: nn.Module, step: int, action: Callable[[dict[str, torch.Tensor]], None]) -> None:
+        super().__init__(model, projected=model)
+        self.step, self.action = step, action
+
+    def forward(self, tokens: torch.Tensor, draw: int) -> dict[str, torch.Tensor]:
+        terms = super().forward(tokens, draw)
+        if draw == self.step:
+            self.action(terms)
+        return terms
+
+
+def run(
+    objective: nn.Module, blocks: np.ndarray, folder: Path, config: TrainConfig = CONFIG, **more: Any
+) -> list[dict[str, float]]:
+    return train(objective, Batches(blocks, config.batch_size, config.seed), config, folder, **more)
+
+
+def weights(objective: LanguageModelling) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in objective.named_parameters()}
+
+
+def assert_same_bits(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    assert set(ours) == set(theirs)
+    for name in ours:
+        assert torch.equal(ours[name], theirs[name]), name
+
+
+@pytest.fixture
+def uninterrupted(objective: Make, blocks: np.ndarray, tmp_path: Path) -> dict[str, torch.Tensor]:
+    """Weights after a run that nothing disturbed."""
+    whole = objective()
+    run(whole, blocks, tmp_path / "whole")
+    return weights(whole)
+
+
+def test_the_loss_falls_while_the_weights_become_as_sparse_as_asked(
+    objective: Make, blocks: np.ndarray, tmp_path: Path
+) -> None:
+    config = CONFIG.model_copy(update={"steps": 60, "checkpoint_every": 60})
+    trained = objective()
+    rows = run(trained, blocks, tmp_path, config)
+    assert rows[-1]["loss"] < 0.9 * rows[0]["loss"]
+    report = density_report(trained.model)
+    assert report["total"] == pytest.approx(0.2, abs=0.02)
+    assert rows[-1]["density"] == pytest.approx(0.2)
+
+
+def test_the_log_holds_every_logged_step_and_the_last(objective: Make, blocks: np.ndarray, tmp_path: Path) -> None:
+    rows = run(objective(), blocks, tmp_path)
+    assert [row["step"] for row in rows] == [2, 4, 6, 8, 10, 12, 13]
+    assert [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == rows
+    assert {"loss", "gradient_rms", "density", "lr", "steps_per_second"} <= set(rows[0])
+
+
+def test_only_the_newest_checkpoints_are_kept(objective: Make, blocks: np.ndarray, tmp_path: Path) -> None:
+    run(objective(), blocks, tmp_path)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-00000012", "step-00000013"]
+
+
+@pytest.mark.parametrize("at", [0, 2, 3, 5, 9, 12])
+def test_a_run_cut_off_at_any_step_resumes_to_the_same_bits(
+    at: int, objective: Make, blocks: np.ndarray, tmp_path: Path, uninterrupted: dict[str, torch.Tensor]
+) -> None:
+    def cut(_: dict[str, torch.Tensor]) -> None:
+        raise PowerCutError
+
+    with pytest.raises(PowerCutError):
+        run(Fragile(objective().model, at, cut), blocks, tmp_path / "cut")
+    half_written = tmp_path / "cut" / "checkpoints" / ".step-00000012.0badc0de.partial"
+    half_written.mkdir(parents=True)
+    (half_written / "objective.safetensors").write_bytes(b"half")
+    resumed = objective()
+    rows = run(resumed, blocks, tmp_path / "cut")
+    assert_same_bits(weights(resumed), uninterrupted)
+    assert [row["step"] for row in rows] == [2, 4, 6, 8, 10, 12, 13]
+
+
+def test_resuming_a_finished_run_changes_nothing(
+    objective: Make, blocks: np.ndarray, tmp_path: Path, uninterrupted: dict[str, torch.Tensor]
+) -> None:
+    again = objective()
+    rows = run(again, blocks, tmp_path / "whole")
+    assert_same_bits(weights(again), uninterrupted)
+    assert rows[-1]["step"] == 13
+
+
+def test_a_log_line_cut_in_half_does_not_stop_a_resume(objective: Make, blocks: np.ndarray, tmp_path: Path) -> None:
+    def cut(_: dict[str, torch.Tensor]) -> None:
+        raise PowerCutError
+
+    with pytest.raises(PowerCutError):
+        run(Fragile(objective().model, 8, cut), blocks, tmp_path)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 8, "loss": 3.')
+    assert [row["step"] for row in run(objective(), blocks, tmp_path)] == [2, 4, 6, 8, 10, 12, 13]
+
+
+def test_a_process_killed_by_sigkill_resumes_to_the_same_bits(
+    objective: Make, blocks: np.ndarray, tmp_path: Path
+) -> None:
+    config = CONFIG.model_copy(update={"steps": 60, "checkpoint_every": 1, "log_every": 1})
+    objective().model.save_pretrained(tmp_path / "model")
+    np.save(tmp_path / "blocks.npy", blocks)
+    (tmp_path / "train.json").write_text(json.dumps(config.to_json()))
+    folder = tmp_path / "killed"
+    command = [
+        sys.executable,
+        str(ONE_RUN),
+        *(str(tmp_path / name) for name in ("model", "blocks.npy", "train.json", "killed")),
+    ]
+    process = subprocess.Popen([*command, str(torch.get_num_threads())], stderr=subprocess.PIPE)
+    try:
+        while not list((folder / "checkpoints").glob("step-*")):
+            assert process.poll() is None, process.stderr.read().decode()
+            time.sleep(0.002)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    resumed, whole = objective(), objective()
+    run(resumed, blocks, folder, config)
+    run(whole, blocks, tmp_path / "whole", config)
+    assert_same_bits(weights(resumed), weights(whole))
+
+
+def test_sigterm_saves_a_checkpoint_first_and_the_run_goes_on_from_there(
+    objective: Make, blocks: np.ndarray, tmp_path: Path, uninterrupted: dict[str, torch.Tensor]
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    stopped = Fragile(objective().model, 4, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(StoppedEarly, match="after step 5 of 13"):
+        run(stopped, blocks, tmp_path / "cut")
+    assert signal.getsignal(signal.SIGTERM) == before
+    saved = read_tensors(tmp_path / "cut" / "checkpoints" / "step-00000005" / "objective.safetensors", "checkpoint")
+    assert_same_bits(saved, weights(stopped))
+    resumed = objective()
+    run(resumed, blocks, tmp_path / "cut")
+    assert_same_bits(weights(resumed), uninterrupted)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(
+    value: float, objective: Make, blocks: np.ndarray, tmp_path: Path
+) -> None:
+    def spoil(terms: dict[str, torch.Tensor]) -> None:
+        terms["loss"] = terms["loss"] * value
+
+    with pytest.raises(UserError, match=r"loss is not finite at or before step 8 .*lower --lr"):
+        run(Fragile(objective().model, 7, spoil), blocks, tmp_path)
+    newest = max((tmp_path / "checkpoints").iterdir())
+    assert newest.name == "step-00000006"
+    assert all(bool(v.isfinite().all()) for v in read_tensors(newest / "objective.safetensors", "checkpoint").values())
+
+
+def test_several_micro_batches_give_the_same_weights_as_one_batch(
+    objective: Make, blocks: np.ndarray, tmp_path: Path
+) -> None:
+    config = CONFIG.model_copy(update={"density": 1.0, "eps": 1e-3, "gradient_rms": "clip"})
+    found = {}
+    for accumulate in (1, 4):
+        trained = objective()
+        rows = run(trained, blocks, tmp_path / str(accumulate), config.model_copy(update={"accumulate": accumulate}))
+        found[accumulate] = weights(trained), rows[-1]["loss"]
+    untrained = weights(objective())
+    for name, value in found[1][0].items():
+        torch.testing.assert_close(found[4][0][name], value, atol=1e-5, rtol=1e-5)
+    assert any((found[1][0][name] - untrained[name]).abs().max() > 1e-2 for name in untrained)
+    assert found[4][1] == pytest.approx(found[1][1], abs=1e-5)
+
+
+def test_a_batch_that_does_not_split_evenly_is_refused(objective: Make, blocks: np.ndarray, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="make it a multiple of 3"):
+        run(objective(), blocks, tmp_path, CONFIG.model_copy(update={"accumulate": 3}))
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"), [({"lr": 0.04}, r"config\.lr"), ({"seed": 1}, r"config\.seed"), ({}, r"model\.width")]
+)
+def test_resuming_with_other_settings_is_refused_by_name(
+    changed: dict[str, Any], named: str, objective: Make, blocks: np.ndarray, tmp_path: Path
+) -> None:
+    run(objective(), blocks, tmp_path, run={"model": {"width": 24}})
+    with pytest.raises(UserError, match=rf"other settings \({named}\)"):
+        run(
+            objective(),
+            blocks,
+            tmp_path,
+            CONFIG.model_copy(update=changed),
+            run={"model": {"width": 24 if changed else 25}},
+        )
+
+
+def test_a_truncated_checkpoint_is_refused_in_one_line(objective: Make, blocks: np.ndarray, tmp_path: Path) -> None:
+    run(objective(), blocks, tmp_path)
+    path = tmp_path / "checkpoints" / "step-00000013" / "optimizer.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match="truncated or damaged"):
+        run(objective(), blocks, tmp_path)
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("clip", 0.5), ("normalise", 0.5), ("off", 3.0)])
+def test_the_gradient_rms_is_over_all_parameters_together(mode: str, expected: float) -> None:
+    parameters = [nn.Parameter(torch.zeros(2, 3)), nn.Parameter(torch.zeros(4)), nn.Parameter(torch.zeros(1))]
+    for parameter in parameters[:2]:
+        parameter.grad = torch.full_like(parameter, 3.0)
+    config = TrainConfig(gradient_rms=mode, gradient_rms_limit=0.5)
+    assert limit_gradient(parameters, config).item() == pytest.approx(3.0)
+    assert parameters[0].grad.mean().item() == pytest.approx(expected)
+    assert parameters[2].grad is None
+
+
+def test_clipping_leaves_small_gradients_alone_and_normalising_raises_them() -> None:
+    for mode, expected in (("clip", 1e-3), ("normalise", 1.0)):
+        parameter = nn.Parameter(torch.zeros(5))
+        parameter.grad = torch.full((5,), 1e-3)
+        limit_gradient([parameter], TrainConfig(gradient_rms=mode))
+        assert parameter.grad[0].item() == pytest.approx(expected)
+
+
+class Still(nn.Module):
+    """An objective without gradient, with a matrix and a vector of its own rate."""
+
+    projected = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix, self.vector = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2))
+        self.fast, self.frozen = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2), requires_grad=False)
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        return [ParameterGroup("slow", (self.matrix, self.vector)), ParameterGroup("fast", (self.fast,), lr=0.5)]
+
+    def forward(self, tokens: torch.Tensor, draw: int) -> dict[str, torch.Tensor]:
+        return {"loss": 0 * (self.matrix.sum() + self.vector.sum() + self.fast.sum())}
+
+
+def test_decay_shrinks_matrices_at_their_groups_rate_and_spares_vectors(blocks: np.ndarray, tmp_path: Path) -> None:
+    still = Still()
+    run(still, blocks, tmp_path, TrainConfig(steps=1, batch_size=8, lr=0.1, weight_decay=0.2, gradient_rms="off"))
+    assert still.matrix[0, 0].item() == pytest.approx(1 - 0.1 * 0.2)
+    assert still.fast[0, 0].item() == pytest.approx(1 - 0.5 * 0.2)
+    assert still.vector.tolist() == still.frozen.tolist() == [1, 1]
+
+
+def test_bfloat16_runs_keep_their_weights_in_fp32(objective: Make, blocks: np.ndarray, tmp_path: Path) -> None:
+    trained = objective()
+    rows = run(trained, blocks, tmp_path, CONFIG.model_copy(update={"precision": "bf16"}))
+    assert {value.dtype for value in weights(trained).values()} == {torch.float32}
+    AcceleratorState._reset_state()
+    exact = run(objective(), blocks, tmp_path / "fp32")
+    assert rows[0]["loss"] == pytest.approx(exact[0]["loss"], rel=0.1)
+    assert rows[0]["loss"] != exact[0]["loss"]
+
+
+def test_what_is_no_objective_is_refused(blocks: np.ndarray, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="Linear is not an Objective"):
+        run(nn.Linear(2, 2), blocks, tmp_path)
+
+
+@pytest.mark.slow
+def test_two_processes_under_accelerate_launch_train_what_one_does(
+    objective: Make, blocks: np.ndarray, tmp_path: Path
+) -> None:
+    config = CONFIG.model_copy(update={"steps": 10, "density": 0.5, "eps": 1e-2})
+    objective().model.save_pretrained(tmp_path / "model")
+    np.save(tmp_path / "blocks.npy", blocks)
+    (tmp_path / "train.json").write_text(json.dumps(config.to_json()))
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", str(ONE_RUN)]
+    files = [str(tmp_path / name) for name in ("model", "blocks.npy", "train.json", "two")]
+    done = subprocess.run([*launch, *files, "1"], capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    alone = objective()
+    run(alone, blocks, tmp_path / "one", config)
+    together = read_tensors(tmp_path / "two" / "checkpoints" / "step-00000010" / "objective.safetensors", "checkpoint")
+    for name, value in weights(alone).items():
+        torch.testing.assert_close(together[name], value, atol=1e-5, rtol=1e-4, msg=name)
+    model = SparseTransformer.from_pretrained(tmp_path / "model")
+    assert any((together[f"model.{name}"] - value).abs().max() > 1e-2 for name, value in model.named_parameters())

@@ -1,0 +1,119 @@
+"""Weight projection against an independent NumPy one."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparse_model import SparseTransformer
+from sparse_model.training.projection import density_report, kept_entries, project, sparse_tensors
+
+Make = Callable[..., SparseTransformer]
+
+
+def kept_slowly(weight: np.ndarray, k: int, axis: int | None, floor: int) -> np.ndarray:
+    """One entry after the other: first the floors, then the largest of the rest, earlier entries first among equals."""
+    kept = np.zeros(weight.shape, dtype=bool)
+    if axis is not None and floor:
+        for line in range(weight.shape[1 - axis]):
+            place = (line, slice(None)) if axis == 1 else (slice(None), line)
+            best = np.argsort(-np.abs(weight[place]), kind="stable")[:floor]
+            view = kept[place]
+            view[best] = True
+    for flat in np.argsort(-np.abs(weight).reshape(-1), kind="stable"):
+        if kept.sum() >= k:
+            break
+        kept.reshape(-1)[flat] = True
+    return kept
+
+
+@given(
+    st.integers(1, 7),
+    st.integers(1, 7),
+    st.integers(1, 49),
+    st.sampled_from([None, 0, 1]),
+    st.integers(1, 4),
+    st.integers(0, 500),
+)
+def test_the_kept_entries_are_those_of_the_slow_definition(
+    rows: int, columns: int, k: int, axis: int | None, floor: int, seed: int
+) -> None:
+    weight = np.random.default_rng(seed).permutation(rows * columns).reshape(rows, columns) - rows * columns / 2 + 0.25
+    ours = kept_entries(torch.tensor(weight, dtype=torch.float32), k, axis, floor)
+    assert np.array_equal(ours.numpy(), kept_slowly(weight, k, axis, floor))
+
+
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(0, 100))
+def test_exactly_k_of_tied_entries_are_kept_and_the_earlier_first(size: int, k: int, seed: int) -> None:
+    weight = np.random.default_rng(seed).integers(-1, 2, size).astype(np.float32)
+    ours = kept_entries(torch.tensor(weight), k, None, 0).numpy()
+    assert ours.sum() == min(k, size)
+    assert np.array_equal(ours, kept_slowly(weight, k, None, 0))
+
+
+@pytest.mark.parametrize("density", [0.5, 0.1, 0.01])
+def test_after_projection_every_tensor_has_the_same_kept_fraction(density: float, tiny_sparse: Make) -> None:
+    model = tiny_sparse(attention_sink=True, bigram_table="learned")
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    tensors = sparse_tensors(model)
+    project(tensors, density, floor=0)
+    for tensor in tensors:
+        now, was = tensor.parameter.detach(), before[tensor.name]
+        assert int(now.count_nonzero()) == max(1, round(density * now.numel())), tensor.name
+        assert torch.equal(now[now != 0], was[now != 0])
+        assert now[now != 0].abs().min() >= was[now == 0].abs().max()
+    assert density_report(model)["total"] == pytest.approx(density, abs=0.01)
+
+
+def test_weights_biases_and_embeddings_are_projected_and_gains_sinks_and_tables_are_not(tiny_sparse: Make) -> None:
+    model = tiny_sparse(attention_sink=True, bigram_table="learned", position="added")
+    dense = {name for name, _ in model.named_parameters()} - {tensor.name for tensor in sparse_tensors(model)}
+    assert dense == {"bigram_table", "transformer.ln_f.weight"} | {
+        f"transformer.h.{layer}.{name}"
+        for layer in (0, 1)
+        for name in ("ln_1.weight", "ln_2.weight", "attn.sink_logit")
+    }
+
+
+@pytest.mark.parametrize("floor", [1, 4])
+def test_no_neuron_or_attention_channel_falls_below_the_floor(floor: int, tiny_sparse: Make) -> None:
+    model = tiny_sparse()
+    project(sparse_tensors(model), 0.02, floor)
+    for block in model.transformer["h"]:
+        for weight, axis in (
+            (block.attn.c_attn, 1),
+            (block.mlp.c_fc, 1),
+            (block.attn.c_proj, 0),
+            (block.mlp.c_proj, 0),
+        ):
+            assert (weight.weight != 0).sum(axis).min() >= floor
+    unprotected = tiny_sparse()
+    project(sparse_tensors(unprotected), 0.02, 0)
+    assert (unprotected.transformer["h"][0].mlp.c_fc.weight != 0).sum(1).min() == 0
+
+
+def test_projecting_twice_changes_nothing_more(tiny_sparse: Make) -> None:
+    model = tiny_sparse()
+    tensors = sparse_tensors(model)
+    project(tensors, 0.1, 4)
+    once = [tensor.parameter.clone() for tensor in tensors]
+    project(tensors, 0.1, 4)
+    assert all(torch.equal(a, t.parameter) for a, t in zip(once, tensors, strict=True))
+
+
+def test_density_one_touches_nothing(tiny_sparse: Make) -> None:
+    model, again = tiny_sparse(), tiny_sparse()
+    project(sparse_tensors(model), 1.0, 4)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
+def test_gradients_stay_dense(tiny_sparse: Make, tokens: torch.Tensor) -> None:
+    model = tiny_sparse(topk_fraction=None)
+    project(sparse_tensors(model), 0.1, 4)
+    model(tokens, labels=tokens).loss.backward()
+    weight = model.transformer["h"][0].mlp.c_fc.weight
+    assert (weight == 0).float().mean() > 0.7
+    assert weight.grad[weight == 0].ne(0).float().mean() > 0.3

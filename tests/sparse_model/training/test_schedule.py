@@ -1,0 +1,50 @@
+"""Density anneal and sharkfin learning rate."""
+
+import math
+from itertools import pairwise
+
+import pytest
+
+from sparse_model.training.config import TrainConfig
+from sparse_model.training.schedule import density_at, learning_rate_factor
+
+SHAPES = ["linear", "exponential", "cosine"]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_density_falls_monotonically_to_its_final_value_at_the_end_of_the_anneal(shape: str) -> None:
+    config = TrainConfig(steps=200, density=0.05, anneal=0.5, anneal_shape=shape)
+    path = [density_at(config, step) for step in range(200)]
+    assert all(a >= b for a, b in pairwise(path))
+    assert path[0] < 1
+    assert path[98] > 0.05 + 1e-9
+    assert path[99:] == pytest.approx([0.05] * 101)
+
+
+def test_halfway_through_the_anneal_each_shape_is_where_its_formula_says() -> None:
+    middle = {
+        shape: density_at(TrainConfig(steps=200, density=0.04, anneal=1.0, anneal_shape=shape), 99) for shape in SHAPES
+    }
+    assert middle["linear"] == pytest.approx(0.52)
+    assert middle["exponential"] == pytest.approx(0.2)
+    assert middle["cosine"] == pytest.approx(0.52)
+
+
+def test_a_dense_run_stays_dense() -> None:
+    assert {density_at(TrainConfig(steps=50, density=1.0), step) for step in range(50)} == {1.0}
+
+
+def test_the_rate_warms_up_then_decays_linearly_and_grows_with_one_over_root_density() -> None:
+    config = TrainConfig(steps=100, warmup=0.1, density=0.25, anneal=0.5)
+    plain = TrainConfig(steps=100, warmup=0.1, density=1.0)
+    for step in range(100):
+        expected = min(1, (step + 1) / 10) * (1 - step / 100)
+        assert learning_rate_factor(plain, step) == pytest.approx(expected)
+        assert learning_rate_factor(config, step) == pytest.approx(expected / math.sqrt(density_at(config, step)))
+    assert learning_rate_factor(plain, 99) == pytest.approx(0.01)
+
+
+def test_a_run_of_one_step_has_a_finite_rate_and_the_final_density() -> None:
+    config = TrainConfig(steps=1, density=0.1, anneal=0.5)
+    assert density_at(config, 0) == pytest.approx(0.1)
+    assert 0 < learning_rate_factor(config, 0) < math.inf

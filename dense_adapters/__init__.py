@@ -13,6 +13,7 @@ streams.py       several residual streams of one token batch
 stack.py         DenseStack: the resolved, probed model
 walk.py          step through the residual stream
 probe.py         the numeric proof at load
+probe_report.py  its findings
 positions.py     prompt, generated and padding positions of a running forward
 live_sites.py    where sites can be seen and changed on the running model
 editing.py       edits of the live model
@@ -29,7 +30,7 @@ from dense_adapters.checkpoint import BakeRecord, bake, undo_bake
 from dense_adapters.editing import EditFn
 from dense_adapters.errors import AttachError
 from dense_adapters.loading import load_dense
-from dense_adapters.probe import ProbeReport
+from dense_adapters.probe_report import ProbeReport
 from dense_adapters.stack import DenseStack
 from dense_adapters.walk import Walk
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dense_adapters.block_spec import ContributionSpec
 from dense_adapters.positions import ForwardScope
-from dense_adapters.trace import first_tensor
+from dense_adapters.trace import first_tensor, hidden_argument
 from dense_adapters.walk import Contribution
 
 if TYPE_CHECKING:
@@ -23,29 +23,44 @@ Change = Callable[[Tensor, Tensor], Tensor]
 """(residual [B,t,D], value at the site [B,t,D]) -> the value to put there."""
 
 
+Places = tuple[int | str, ...]
+"""Positions and names of the arguments that carry one value into a module."""
+
+
 @contextmanager
-def before(module: nn.Module, place: int | str, scope: ForwardScope, visit: Any, first: bool = False) -> Iterator[None]:
-    """Call visit(value [B,t,D]) on a module's argument at `place`; a returned tensor replaces it."""
+def before(module: nn.Module, places: Places, scope: ForwardScope, visit: Any, first: bool = False) -> Iterator[None]:
+    """Call visit(value [B,t,D]) on the value a module is given at `places`; a returned tensor replaces it at all of
+    them.
+
+    A module that is expected to be given position 0 may be given `hidden_states` by name instead.
+    """
 
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not scope.active:
             return None
-        positional = isinstance(place, int) and place < len(args)
-        name = "hidden_states" if isinstance(place, int) else place
-        given = args[place] if isinstance(place, int) and positional else kwargs[name]
+        given = hidden_argument(args, kwargs) if places == HIDDEN else _at(places[0], args, kwargs)
         new = visit(given.reshape(scope.batch, -1, given.shape[-1]))
         if new is None:
             return None
         new = new.reshape(given.shape)
-        if isinstance(place, int) and positional:
-            return (*args[:place], new, *args[place + 1 :]), kwargs
-        return args, {**kwargs, name: new}
+        if places == HIDDEN:
+            return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": new})
+        replaced = tuple(new if position in places else value for position, value in enumerate(args))
+        return replaced, {name: new if name in places else value for name, value in kwargs.items()}
 
     handle = module.register_forward_pre_hook(hook, with_kwargs=True, prepend=first)
     try:
         yield
     finally:
         handle.remove()
+
+
+HIDDEN: Places = (0,)
+"""Where layers and norms are given the residual stream."""
+
+
+def _at(place: int | str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    return args[place] if isinstance(place, int) else kwargs[place]
 
 
 @contextmanager
@@ -60,7 +75,7 @@ def after(module: nn.Module, scope: ForwardScope, visit: Any) -> Iterator[None]:
         if new is None:
             return None
         new = new.reshape(given.shape)
-        return new if isinstance(output, Tensor) else (new, *output[1:])
+        return new if isinstance(output, Tensor) else type(output)((new, *output[1:]))
 
     handle = module.register_forward_hook(hook)
     try:
@@ -69,17 +84,15 @@ def after(module: nn.Module, scope: ForwardScope, visit: Any) -> Iterator[None]:
         handle.remove()
 
 
-def read_place(spec: ContributionSpec) -> int | str:
-    """Position or name of the argument through which a module receives its read."""
-    for position, argument in enumerate(spec.call.args):
-        if argument.source == "read":
-            return position
-    return next(name for name, argument in spec.call.kwargs if argument.source == "read")
+def read_places(spec: ContributionSpec) -> Places:
+    """The arguments through which a module receives its read."""
+    positions = tuple(position for position, argument in enumerate(spec.call.args) if argument.source == "read")
+    return (*positions, *(name for name, argument in spec.call.kwargs if argument.source == "read"))
 
 
-def _norm_or_reader(part: Contribution) -> tuple[nn.Module, int | str]:
-    """The first module of a branch that sees the residual stream, and the argument it sees it in."""
-    return (part.read_norm, 0) if part.read_norm is not None else (part.modules[0], read_place(part.spec))
+def _norm_or_reader(part: Contribution) -> tuple[nn.Module, Places]:
+    """The first module of a branch that sees the residual stream, and the arguments it sees it in."""
+    return (part.read_norm, HIDDEN) if part.read_norm is not None else (part.modules[0], read_places(part.spec))
 
 
 @contextmanager
@@ -106,9 +119,9 @@ def change_read(stack: "DenseStack", site: int, scope: ForwardScope, change: Cha
 
     with ExitStack() as hooks:
         if parts[0].read_norm is not None:
-            hooks.enter_context(before(parts[0].read_norm, 0, scope, note_residual))
+            hooks.enter_context(before(parts[0].read_norm, HIDDEN, scope, note_residual))
         for part, visit in zip(parts, (change_first, change_second), strict=False):
-            hooks.enter_context(before(part.modules[0], read_place(part.spec), scope, visit, first=True))
+            hooks.enter_context(before(part.modules[0], read_places(part.spec), scope, visit, first=True))
         yield
 
 
@@ -120,7 +133,7 @@ def _change_final_read(stack: "DenseStack", scope: ForwardScope, change: Change)
         return
     seen: dict[str, Tensor] = {}
     with (
-        before(stack.final_norm, 0, scope, lambda h: seen.update(h=h)),
+        before(stack.final_norm, HIDDEN, scope, lambda h: seen.update(h=h)),
         after(stack.final_norm, scope, lambda x: change(seen["h"], x)),
     ):
         yield
@@ -136,7 +149,7 @@ def change_residual(stack: "DenseStack", site: int, scope: ForwardScope, change:
         return
     layer = layers[stack.sublayers[site].layer]
     if stack.sublayers[site].kind != "mlp":
-        with before(layer, 0, scope, lambda h: change(h, h), first=True):
+        with before(layer, HIDDEN, scope, lambda h: change(h, h), first=True):
             yield
         return
     part = stack.contributions[site - 1][0]
@@ -156,7 +169,7 @@ def change_residual(stack: "DenseStack", site: int, scope: ForwardScope, change:
     source = (
         after(part.read_norm, scope, lambda x: seen.update(skip=x))
         if takes_normed and part.read_norm is not None
-        else before(layer, 0, scope, lambda h: seen.update(skip=h))
+        else before(layer, HIDDEN, scope, lambda h: seen.update(skip=h))
     )
     with source, after(last, scope, shift):
         yield
@@ -175,11 +188,11 @@ def observe(
             context = after(layers[-1], scope, note)
     elif kind == "read":
         part = stack.contributions[site][0]
-        context = before(part.modules[0], read_place(part.spec), scope, note)
+        context = before(part.modules[0], read_places(part.spec), scope, note)
     elif stack.sublayers[site].kind == "mlp":
         module, place = _norm_or_reader(stack.contributions[site][0])
         context = before(module, place, scope, note)
     else:
-        context = before(layers[stack.sublayers[site].layer], 0, scope, note)
+        context = before(layers[stack.sublayers[site].layer], HIDDEN, scope, note)
     with context:
         yield

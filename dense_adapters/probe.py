@@ -13,11 +13,9 @@ RMS; for logits 1; and never less than a share of the entry itself (see SHARE), 
 differ anyway.
 """
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -27,6 +25,7 @@ from dense_adapters.editing import attach_edit
 from dense_adapters.errors import AttachError
 from dense_adapters.norms import describe_norm
 from dense_adapters.positions import ForwardScope
+from dense_adapters.probe_report import ProbeReport, Refusal
 from dense_adapters.skeleton import model_inputs
 from dense_adapters.trace import Call, Trace, first_tensor, trace_forward
 from dense_adapters.walk import Contribution
@@ -53,48 +52,6 @@ _STEPS = {
     "entry": ("entry",),
     "logits": ("unembed",),
 }
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """One step of one site that failed its check and may not be used."""
-
-    site: int
-    step: str
-    sublayer: str
-    check: str
-    error: float
-    tolerance: float
-    detail: str = ""
-
-    def __str__(self) -> str:
-        found = self.detail or f"error {self.error:.3g} exceeds {self.tolerance:.3g}"
-        return f"site {self.site} ({self.sublayer}) refused for `{self.step}`: {self.check} check failed, {found}"
-
-
-@dataclass
-class ProbeReport:
-    """The probe's findings. Errors are relative as defined in this module; seconds include resolving and probing."""
-
-    architecture: str
-    n_layers: int
-    tolerance: float
-    max_logit_error: float = 0.0
-    max_residual_error: float = 0.0
-    max_read_error: float = 0.0
-    refused: list[Refusal] = field(default_factory=list)
-    errors: list[dict[str, float]] = field(default_factory=list)
-    roles: list[dict[str, Any]] = field(default_factory=list)
-    seconds: float = 0.0
-
-    @property
-    def ok(self) -> bool:
-        """Whether every check of every site passed."""
-        return not self.refused
-
-    def to_json(self) -> str:
-        """All fields and `ok` as one JSON object."""
-        return json.dumps({"ok": self.ok, **asdict(self)})
 
 
 def probe_batch(model: PreTrainedModel) -> tuple[Tensor, Tensor]:
@@ -186,14 +143,18 @@ class _Probe:
                 f"{type(failure).__name__}: {str(failure).splitlines()[0] if str(failure) else ''}",
             )
         self.report.errors[site][check] = max(error, self.report.errors[site].get(check, 0.0))
-        totals = {"norm": "read", "read": "read", "read edit": "read", "logits": "logit"}
-        attribute = f"max_{totals.get(check, 'residual')}_error"
-        setattr(self.report, attribute, max(getattr(self.report, attribute), error))
+        if not detail:
+            self._fold_in(check, error)
         if error > self.tolerance:
             last = site == len(self.stack.sublayers)
             name = "final norm and head" if last else str(self.stack.sublayers[site])
             for step in _STEPS[check]:
                 self.report.refused.append(Refusal(site, step, name, check, error, self.tolerance, detail))
+
+    def _fold_in(self, check: str, error: float) -> None:
+        totals = {"norm": "read", "read": "read", "read edit": "read", "logits": "logit"}
+        attribute = f"max_{totals.get(check, 'residual')}_error"
+        setattr(self.report, attribute, max(getattr(self.report, attribute), error))
 
     def residual_at(self, site: int) -> Tensor:
         """The model's own residual at a site, from the trace: a layer's input or output, or the sum inside it."""

@@ -19,6 +19,9 @@ from dense_adapters.block_spec import Argument, BlockSpec, CallTemplate, Contrib
 from dense_adapters.norms import is_norm
 from dense_adapters.trace import Call
 
+_PASSING = (nn.Dropout, nn.Identity)
+"""Modules that pass their input on in evaluation mode, and play no role."""
+
 _MIXER_WORDS = ("attention", "attn")
 
 
@@ -104,13 +107,13 @@ class _LayerReading:
         return self._parallel(attention, mlp) or self._sequential(attention, mlp, mlp_sees)
 
     def _branches(self) -> tuple[_Branch, _Branch]:
-        worked = [c for c in self.call.children if not is_norm(c.module) and not isinstance(c.module, nn.Dropout)]
+        worked = [c for c in self.call.children if not is_norm(c.module) and not isinstance(c.module, _PASSING)]
         mixers = [c for c in worked if any(w in (c.name + type(c.module).__name__).lower() for w in _MIXER_WORDS)]
         names = ", ".join(f"{c.name}: {type(c.module).__name__}" for c in worked)
         if len(mixers) != 1:
             raise _UnclearRoleError(f"has {len(mixers) or 'no'} attention modules, not one, among ({names})")
         if worked[0] is not mixers[0]:
-            raise _UnclearRoleError(f"runs its MLP before its attention ({names})")
+            raise _UnclearRoleError(f"runs `{worked[0].name}` before its attention ({names})")
         rest = [c for c in worked if c is not mixers[0]]
         if not rest:
             raise _UnclearRoleError(f"has no MLP beside its attention ({names})")
@@ -215,7 +218,7 @@ class _LayerReading:
     ) -> ContributionSpec:
         return ContributionSpec(
             modules=tuple(call.name for call in branch.calls),
-            call=self._template(branch.first, branch.read, before),
+            call=self._template(branch.first, branch.read, before, adds_residual),
             read_norm=branch.read_norm.name if branch.read_norm else None,
             contribution_norm=contribution_norm.name if contribution_norm else None,
             stream_norm=stream_norm.name if stream_norm else None,
@@ -224,12 +227,13 @@ class _LayerReading:
             adds_residual=adds_residual,
         )
 
-    def _template(self, call: Call, read: Tensor, before: Tensor) -> CallTemplate:
+    def _template(self, call: Call, read: Tensor, before: Tensor, adds_residual: bool) -> CallTemplate:
         seen: list[bool] = []
 
         def argument(name: int | str, value: Any) -> Argument:
             if isinstance(value, Tensor):
-                if value is call.given and not seen:
+                # A module that adds the residual itself was given it; elsewhere the same tensor is the read again.
+                if value is call.given and not (seen and adds_residual):
                     seen.append(True)
                     return Argument("read")
                 if value is call.given or (value.is_floating_point() and same(value, read)):

@@ -131,12 +131,11 @@ class Skeleton:
         return answer.logits
 
 
-def build_skeleton(anatomy: Anatomy, answer_lengths: list[int], tail: tuple[str, ...]) -> Skeleton:
-    """Build both copies. tail: names of the trunk's modules that run after the layers, left out of the prelude."""
+def build_skeleton(anatomy: Anatomy, answer_lengths: list[int]) -> Skeleton:
+    """Build both copies. answer_lengths: per layer, as for LayerStub."""
     calls: list[LayerCall] = []
     stubs = [LayerStub(layer, length, calls) for layer, length in zip(anatomy.layers, answer_lengths, strict=True)]
-    passed = {name: nn.Identity() for name in tail}
-    prelude = shallow_clone(anatomy.trunk, {anatomy.layers_name: nn.ModuleList(stubs), **passed})
+    prelude = shallow_clone(anatomy.trunk, {anatomy.layers_name: nn.ModuleList(stubs)})
     trunk_stub = TrunkStub(anatomy.trunk)
     parts = anatomy.trunk_path.split(".")
     child: nn.Module = trunk_stub

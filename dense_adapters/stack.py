@@ -15,18 +15,19 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from dense_adapters.anatomy import find_anatomy
+from dense_adapters.anatomy import Anatomy, find_anatomy
 from dense_adapters.block_spec import BlockSpec, Sublayer
 from dense_adapters.editing import EditFn, Where, editing
 from dense_adapters.errors import AttachError
 from dense_adapters.fingerprint import fingerprint
 from dense_adapters.norms import NormSpec, describe_norm, is_norm
-from dense_adapters.probe import ProbeReport, probe_batch, require_causal, run_probe
+from dense_adapters.probe import probe_batch, require_causal, run_probe
+from dense_adapters.probe_report import ProbeReport
 from dense_adapters.recording import Recording, recording
 from dense_adapters.resolve import resolve_layer
 from dense_adapters.skeleton import build_skeleton, model_inputs
 from dense_adapters.streams import measure_batch_units
-from dense_adapters.trace import trace_forward
+from dense_adapters.trace import Trace, trace_forward
 from dense_adapters.walk import Contribution, Read, Walk
 
 SiteKind = Literal["read", "residual"]
@@ -52,7 +53,7 @@ class DenseStack:
         self.anatomy = find_anatomy(model)
         tokens, mask = probe_batch(model)
         require_causal(model, tokens)
-        trace = trace_forward(self.anatomy, model_inputs(model, tokens, mask))
+        trace = _traced(self.anatomy, tokens, mask)
         layers = self.anatomy.layers
         self.n_layers = len(layers)
         multipliers = _named_multipliers(model)
@@ -67,8 +68,7 @@ class DenseStack:
         self.tail_names = tuple(call.name for call in trace.tail)
         self.skeleton = build_skeleton(
             self.anatomy,
-            [len(call.output) if isinstance(call.output, tuple) else 0 for call in trace.layers],
-            self.tail_names,
+            [len(call.output) if isinstance(call.output, tuple | list) else 0 for call in trace.layers],
         )
         three = torch.cat([tokens, tokens[:1]]), torch.cat([mask, mask[:1]])
         try:
@@ -213,6 +213,17 @@ class DenseStack:
     def recording(self, sites: Iterable[int], kind: SiteKind = "residual") -> AbstractContextManager[Recording]:
         """Record reads or residuals of the live model while the context is open; see `dense_adapters.recording`."""
         return recording(self, sites, kind)
+
+
+def _traced(anatomy: Anatomy, tokens: Tensor, mask: Tensor) -> Trace:
+    """One traced forward; a model that cannot run on ordinary padded tokens cannot be attached."""
+    try:
+        return trace_forward(anatomy, model_inputs(anatomy.model, tokens, mask))
+    except (TypeError, AttributeError, RuntimeError, ValueError, KeyError, IndexError) as failure:
+        raise AttachError(
+            f"{type(anatomy.model).__name__} does not run on a small padded batch "
+            f"({type(failure).__name__}: {str(failure).partition(chr(10))[0]}); check its configuration"
+        ) from failure
 
 
 def _named_multipliers(model: PreTrainedModel) -> tuple[float, ...]:

@@ -85,7 +85,7 @@ def _noting(module: nn.Module, name: str, sink: list[Call], stack: list[Call]) -
     def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         call = stack.pop()
         call.output = output
-        returned = output if isinstance(output, Tensor) else (output[0] if isinstance(output, tuple) else None)
+        returned = output if isinstance(output, Tensor) else (output[0] if isinstance(output, tuple | list) else None)
         call.hidden_out = _copy(returned)
 
     handles: list[RemovableHandle] = [

@@ -47,6 +47,7 @@ class Contribution:
         """The residual after this contribution."""
         if not self.spec.adds_residual:
             skip = h if self.spec.skip == "residual" else normed
+            out = out.reshape(skip.shape)
             out = skip.to(out.device) + (out if self.spec.scale == 1.0 else out * self.spec.scale)
         return out if self.stream_norm is None else self.stream_norm(out)
 
@@ -129,7 +130,7 @@ class Walk:
         attention, mlp = parts
         x_a, x_m = self.stack.block_reads(site, h, read)
         out = attention.apply(h, x_a, x_a, layer_call)
-        return attention.join(h, h, out + mlp.apply(h, x_m, x_m, layer_call).to(out.device))
+        return attention.join(h, h, out + mlp.apply(h, x_m, x_m, layer_call).to(out.device).reshape(out.shape))
 
     def _whole_layer(self, site: int, h: Tensor, read: Read | None, layer_call: LayerCall) -> Tensor:
         """Run an opaque layer on h; what it reads cannot be replaced."""

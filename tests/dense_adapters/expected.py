@@ -62,6 +62,10 @@ _BY_CONFIG = {
     "Olmo2Config": Names("model.layers", "self_attn", "mlp", "mlp", None, "model.norm"),
     "Olmo3Config": Names("model.layers", "self_attn", "mlp", "mlp", None, "model.norm"),
     "Exaone4Config": Names("model.layers", "self_attn", "mlp", "mlp", None, "model.norm"),
+    "CTRLConfig": Names(
+        "transformer.h", "multi_head_attention", "ffn", "layernorm2", "layernorm1", "transformer.layernorm"
+    ),
+    "OpenAIGPTConfig": Names("transformer.h", "attn", "mlp", "mlp", None, None),
     "CohereConfig": _PARALLEL,
     "Cohere2Config": _PARALLEL,
     "GemmaConfig": _LLAMA,
@@ -81,7 +85,7 @@ def names_of(case: Case) -> Names:
         and "num_ln_in_parallel_attn" not in options
     ):
         changes["attention_norm"] = "ln_attn"
-    if case.norms == "stream":
+    if case.norms == "stream" and case.config == "OPTConfig":
         changes |= {"mid": "fc1", "attention_norm": None, "final_norm": None}
     if case.config == "StableLmConfig" or case.config == "Starcoder2Config":
         changes["final_norm"] = "model.norm"

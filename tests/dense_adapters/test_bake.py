@@ -238,7 +238,16 @@ def _offloaded(model: Any) -> None:
     cpu_offload(model, execution_device=torch.device("cpu"))
 
 
-REFUSED = [("shared", _shared), ("quantised", _quantised), ("offloaded", _offloaded)]
+def _loaded_in_four_bits(model: Any) -> None:
+    model.hf_quantizer = object()  # what from_pretrained leaves on a model it loaded quantised
+
+
+REFUSED = [
+    ("quantised", _loaded_in_four_bits),
+    ("shared", _shared),
+    ("quantised", _quantised),
+    ("offloaded", _offloaded),
+]
 
 
 @pytest.mark.filterwarnings("ignore")

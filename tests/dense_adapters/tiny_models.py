@@ -31,6 +31,8 @@ _GATED = {**_COMMON, "intermediate_size": 40, "num_key_value_heads": 2}
 _ROPE = {"rope_type": "default", "rope_theta": 1000.0}
 _PARTIAL = {"rope_parameters": {**_ROPE, "partial_rotary_factor": 0.5}}
 _YARN = {"rope_type": "yarn", "rope_theta": 1000.0, "factor": 4.0, "original_max_position_embeddings": 16}
+_CTRL = {"vocab_size": VOCABULARY, "n_embd": WIDTH, "n_layer": 3, "n_head": 4, "dff": 40, "n_positions": 64}
+_GPT1 = {"vocab_size": VOCABULARY, "n_embd": WIDTH, "n_layer": 3, "n_head": 4, "n_positions": 64}
 
 
 @dataclass(frozen=True)
@@ -340,6 +342,15 @@ NEWCOMERS: tuple[Case, ...] = (
     ),
     Case("Nemotron", "unlisted", "NemotronConfig", _GATED, centres=True),
     Case("GPT-BigCode", "unlisted", "GPTBigCodeConfig", _gpt_style(n_inner=40), centres=True),
+    Case("CTRL", "unlisted, one tensor read three times", "CTRLConfig", _CTRL, centres=True),
+    Case("GPT-1", "unlisted, norm after", "OpenAIGPTConfig", _GPT1, norms="stream"),
+    Case("nanochat", "unlisted, normed embedding, soft cap", "NanoChatConfig", _GATED),
+    Case(
+        "GPT-OSS",
+        "unlisted, experts, attention sinks",
+        "GptOssConfig",
+        {**_GATED, "num_local_experts": 4, "head_dim": 8},
+    ),
     Case("Seed-OSS", "unlisted", "SeedOssConfig", {**_GATED, "head_dim": 8}),
 )
 

@@ -1,0 +1,173 @@
+"""An architecture nobody listed passes by structure and probe alone, or is refused by name with what failed."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel, RecurrentGemmaConfig
+
+from dense_adapters import AttachError, DenseStack
+from tests.dense_adapters.tiny_models import NEWCOMERS, VOCABULARY, WIDTH, Case, build, tokens_and_mask
+
+
+class NovelConfig(PreTrainedConfig):
+    """A model type that transformers has never heard of."""
+
+    model_type = "novel"
+
+
+class RootNorm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.g = nn.Parameter(1 + 0.3 * torch.randn(WIDTH))
+        self.weight = self.g
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.g * x * (x.pow(2).mean(-1, keepdim=True) + 1e-6).rsqrt()
+
+
+class CoreAttention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.o = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, stream: Tensor, *, bias: Tensor) -> Tensor:
+        q, k, v = self.qkv(stream).chunk(3, -1)
+        return self.o(torch.softmax(q @ k.transpose(-1, -2) / WIDTH**0.5 + bias, -1) @ v)
+
+
+class Stage(nn.Module):
+    """One layer with names nobody uses; `learned` puts a trained factor on every channel of its contributions."""
+
+    def __init__(self, learned: bool) -> None:
+        super().__init__()
+        self.before, self.between = RootNorm(), RootNorm()
+        self.core = CoreAttention()
+        self.gate = nn.Sequential(nn.Linear(WIDTH, 40), nn.GELU(), nn.Linear(40, WIDTH))
+        self.factor = nn.Parameter(torch.rand(WIDTH)) if learned else None
+
+    def forward(self, h: Tensor, bias: Tensor) -> tuple[Tensor, None]:
+        factor = 1.0 if self.factor is None else self.factor
+        h = h + factor * self.core(self.before(h), bias=bias)
+        return h + factor * self.gate(self.between(h)), None
+
+
+class Body(nn.Module):
+    def __init__(self, config: NovelConfig, learned: bool) -> None:
+        super().__init__()
+        self.table = nn.Embedding(VOCABULARY, WIDTH)
+        self.stages = nn.ModuleList(Stage(learned and i == 1) for i in range(config.num_hidden_layers))
+        self.close = RootNorm()
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, use_cache: bool = False) -> Any:
+        length = input_ids.shape[1]
+        bias = torch.full((length, length), -1e4).triu(1)[None]
+        if attention_mask is not None:
+            bias = bias + (attention_mask[:, None, :] == 0) * -1e4
+        h = self.table(input_ids) * 2.0
+        for stage in self.stages:
+            h = stage(h, bias)[0]
+        return SimpleNamespace(last_hidden_state=self.close(h))
+
+
+class NovelForCausalLM(PreTrainedModel):
+    config_class = NovelConfig
+
+    def __init__(self, config: NovelConfig, learned: bool = False) -> None:
+        super().__init__(config)
+        self.body = Body(config, learned)
+        self.out = nn.Linear(WIDTH, VOCABULARY)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        return None
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.body.table
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        use_cache: bool = False,
+        inputs_embeds: Tensor | None = None,
+    ) -> Any:
+        hidden = self.body(input_ids, attention_mask=attention_mask).last_hidden_state
+        return SimpleNamespace(logits=5 * torch.tanh(self.out(hidden) / 5))
+
+
+def _novel(learned: bool = False) -> NovelForCausalLM:
+    torch.manual_seed(0)
+    config = NovelConfig(num_hidden_layers=3, vocab_size=VOCABULARY)
+    return NovelForCausalLM(config, learned).eval().requires_grad_(False)
+
+
+def test_a_model_type_unknown_to_transformers_passes_by_its_structure() -> None:
+    model = _novel()
+    stack = DenseStack(model)
+    assert stack.report.ok, [str(r) for r in stack.report.refused]
+    tokens, mask = tokens_and_mask()
+    walk = stack.walk(tokens, mask)
+    h = walk.embedding()
+    for site in range(len(stack.sublayers)):
+        h = walk.sublayer(site, h)
+    wanted = model(tokens, mask).logits
+    torch.testing.assert_close(walk.unembed(h)[mask.bool()], wanted[mask.bool()], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(stack.norm_gain(1), model.body.stages[0].between.g)
+
+
+def test_a_layer_with_trained_factors_is_refused_by_name_with_what_failed() -> None:
+    stack = DenseStack(_novel(learned=True))
+    assert not stack.report.ok
+    assert {stack.sublayers[r.site].layer for r in stack.report.refused} == {1}
+    assert "Stage the residual after its attention" in str(stack.report.refused[0])
+
+
+def test_a_recurrent_layer_among_attention_layers_is_refused_by_name_and_walked_through() -> None:
+    torch.manual_seed(0)
+    config = RecurrentGemmaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=WIDTH,
+        lru_width=WIDTH,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=40,
+        attention_window_size=4,
+    )
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+    stack = DenseStack(model)
+    assert "RecurrentGemmaRecurrentBlock" in str(stack.report.refused[0])
+    assert [s.kind for s in stack.sublayers] == ["block", "block", "attention", "mlp"]
+    tokens, _ = tokens_and_mask()
+    walk = stack.walk(tokens)
+    h = walk.embedding()
+    for site in range(len(stack.sublayers)):
+        h = walk.sublayer(site, h)
+    torch.testing.assert_close(walk.unembed(h), model(tokens, use_cache=False).logits, atol=1e-4, rtol=1e-4)
+    with pytest.raises(AttachError, match="refused for `read`"):
+        walk.read(0, walk.embedding())
+
+
+@pytest.mark.parametrize("case", NEWCOMERS, ids=lambda case: case.id)
+def test_an_unlisted_family_has_its_report_as_json(case: Case) -> None:
+    import json
+
+    report = json.loads(DenseStack(build(case)).report.to_json())
+    needed = {
+        "ok",
+        "architecture",
+        "n_layers",
+        "max_logit_error",
+        "max_residual_error",
+        "max_read_error",
+        "refused",
+        "seconds",
+    }
+    assert needed <= set(report)
+    assert report["ok"] is True
+    assert report["refused"] == []

@@ -1,0 +1,177 @@
+"""What a page is made of: sections of blocks. Reports and artefacts become these; the template only draws them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from bridges.reports.numbers import figure
+
+
+@dataclass(frozen=True)
+class Line:
+    """A figure and, in fainter type beside it, what it is compared to."""
+
+    text: str
+    note: str = ""
+    passed: bool | None = None
+    """whether it is a verdict, and which"""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One or several lines of a table cell."""
+
+    lines: tuple[Line, ...]
+
+    @classmethod
+    def of(cls, content: "str | Line | Cell | Sequence[Line]") -> "Cell":
+        """From plain text, a line, or lines."""
+        if isinstance(content, Cell):
+            return content
+        if isinstance(content, str):
+            return cls((Line(content),))
+        return cls((content,) if isinstance(content, Line) else tuple(content))
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under named columns; the first cell of a row is its header. `fold` is a line to hide it behind."""
+
+    kind: ClassVar[str] = "table"
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    fold: str = ""
+    text_columns: int = 1
+    """leading columns of words; the others hold figures"""
+
+    @classmethod
+    def of(
+        cls, caption: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], fold: str = "", text_columns: int = 1
+    ) -> "Table":
+        """From rows of anything a cell can be made of."""
+        cells = tuple(tuple(Cell.of(cell) for cell in row) for row in rows)
+        return cls(caption, tuple(columns), cells, fold, text_columns)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """An SVG element with its caption; a wide one keeps its size on small screens and scrolls."""
+
+    kind: ClassVar[str] = "drawing"
+    svg: str
+    caption: str = ""
+    wide: bool = False
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """Drawings next to each other where there is room."""
+
+    kind: ClassVar[str] = "side_by_side"
+    drawings: tuple[Drawing, ...]
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Prose:
+    """A paragraph."""
+
+    kind: ClassVar[str] = "prose"
+    text: str
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading within a section."""
+
+    kind: ClassVar[str] = "heading"
+    text: str
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token of a prompt, marked where the pair differs."""
+
+    text: str
+    differs: bool
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt of a pair and its answer."""
+
+    name: str
+    tokens: tuple[Token, ...]
+    answer: str
+
+
+@dataclass(frozen=True)
+class PromptPair:
+    """The two prompts of a pair, next to each other where there is room."""
+
+    kind: ClassVar[str] = "prompt_pair"
+    prompts: tuple[Prompt, Prompt]
+    caption: str
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A condition of the verdict with what was measured."""
+
+    name: str
+    passed: bool
+    measured: str
+    required: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Checklist:
+    """Gates, one a line."""
+
+    kind: ClassVar[str] = "checklist"
+    gates: tuple[Gate, ...]
+
+
+Block = Table | Drawing | SideBySide | Prose | Heading | PromptPair | Checklist
+
+
+@dataclass(frozen=True)
+class Section:
+    """A headed part of the page; `anchor` is unique in it."""
+
+    title: str
+    anchor: str
+    blocks: tuple[Block, ...]
+    passed: bool | None = None
+
+
+@dataclass(frozen=True)
+class Page:
+    """A whole page: title, one sentence that says it all, an explanation, sections."""
+
+    title: str
+    sentence: str
+    passed: bool | None
+    explanation: tuple[str, ...] = ()
+    blocks: tuple[Block, ...] = ()
+    sections: tuple[Section, ...] = field(default_factory=tuple)
+
+
+def settings_table(caption: str, values: Mapping[str, Any], fold: str = "") -> Table:
+    """Nested settings as rows of dotted names."""
+    return Table.of(
+        caption, ("name", "value"), [(name, figure(value)) for name, value in flatten(values)], fold, text_columns=2
+    )
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """`(dotted name, plain value)` of a nested mapping; lists become text."""
+    found: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found += flatten(value, f"{prefix}{key}.")
+        else:
+            found.append((f"{prefix}{key}", ", ".join(map(str, value)) if isinstance(value, list | tuple) else value))
+    return found

@@ -3,6 +3,8 @@
 Both stay linear on purpose: flexible maps find anything, even in random models.
 """
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -21,20 +23,26 @@ class Bridge(nn.Module):
         seed: of the initialisation.
     """
 
+    rms_ratio: Tensor
+    """ρ_j = RMS(h^s)/RMS(h^d) over reference text (METHOD §5), one per aligned site; set after training."""
+
     def __init__(self, alignment: SiteAlignment, d_sparse: int, d_dense: int, topk_fraction: float, seed: int = 0) -> None:
         super().__init__()
         self.alignment, self.d_sparse, self.d_dense = alignment, d_sparse, d_dense
         self.topk_fraction = topk_fraction
         self.k = max(1, round(topk_fraction * d_sparse))
         count = len(alignment.sites)
-        self.encoders = nn.ModuleList(nn.Linear(d_dense, d_sparse) for _ in range(count))
-        self.decoders = nn.ModuleList(nn.Linear(d_sparse, d_dense) for _ in range(count))
+        self.encoders: Sequence[nn.Linear] = nn.ModuleList(  # type: ignore[assignment]  # a list of linear maps
+            nn.Linear(d_dense, d_sparse) for _ in range(count)
+        )
+        self.decoders: Sequence[nn.Linear] = nn.ModuleList(  # type: ignore[assignment]
+            nn.Linear(d_sparse, d_dense) for _ in range(count)
+        )
         generator = torch.Generator().manual_seed(seed)
         for module in (*self.encoders, *self.decoders):
             nn.init.normal_(module.weight, std=0.1 * module.in_features**-0.5, generator=generator)
             nn.init.zeros_(module.bias)
         self.register_buffer("rms_ratio", torch.ones(count))
-        """ρ_j = RMS(h^s)/RMS(h^d) over reference text (METHOD §5); set after training."""
 
     def encode(self, j: int, h: Float[Tensor, "*B D"]) -> Float[Tensor, "*B S"]:
         """f_j: the sparse stream that the dense stream h stands for."""

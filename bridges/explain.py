@@ -55,6 +55,7 @@ class Explanation:
             "task_loss_full_model": evaluation.full_loss,
             "necessity_loss": evaluation.necessity_loss,
             "necessity_random_loss": evaluation.necessity_random_loss,
+            "necessity_any_loss": evaluation.necessity_any_loss,
             "recovered": {name: found["recovered"] for name, found in paired.items()},
             "random_recovered": max((found["random"]["recovered"] for found in paired.values()), key=abs),
             "p_target": {key: mean_p(key) for key in ("none", "edited", "random", "full_patch")},

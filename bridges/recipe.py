@@ -95,7 +95,7 @@ def make_models(recipe: Recipe, folder: Path, device: str = "cpu") -> Models:
         held_out = {name: np.asarray(blocks[:EVALUATION_BLOCKS]) for name, blocks in data.held_out.items()}
         train_bridge(
             DenseStack(model),
-            str(folder / "dense"),
+            "dense",
             tokenizer,
             data.train,
             held_out,

@@ -159,6 +159,7 @@ def show_evaluation(task: str, found: dict[str, Any], as_json: bool) -> None:
             ["alone (sufficiency)", f"{found['task_loss']:.3f}", "whole model", f"{found['full_loss']:.3f}"],
             ["alone, calibrated", f"{found['calibrated_loss']:.3f}", "random nodes alone", f"{found['random_circuit_loss']:.3f}"],
             ["removed (necessity)", f"{found['necessity_loss']:.3f}", "random nodes removed", f"{found['necessity_random_loss']:.3f}"],
+            ["", "", "sets from all nodes removed", f"{found['necessity_any_loss']:.3f}"],
             ["accuracy alone", f"{found['circuit_accuracy']:.3f}", "whole model", f"{found['accuracy']:.3f}"],
         ],
     )

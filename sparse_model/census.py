@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
+from sparse_model.layers import Block
 from sparse_model.model import SparseTransformer
 from sparse_model.training.projection import sparse_tensors
 
@@ -86,10 +87,10 @@ def take_census(model: SparseTransformer) -> Census:
         TensorCount(name, tuple(value.shape), int(value.count_nonzero()), value.numel(), name in projected)
         for name, value in model.named_parameters()
     )
-    return Census(tensors, tuple(_layer(layer, block) for layer, block in enumerate(model.transformer["h"])))
+    return Census(tensors, tuple(_layer(layer, block) for layer, block in enumerate(model.blocks)))
 
 
-def _layer(layer: int, block: nn.Module) -> LayerCount:
+def _layer(layer: int, block: Block) -> LayerCount:
     attention, mlp = block.attn, block.mlp
     silent_q, silent_k, silent_v = _silent(attention.c_attn).chunk(3)
     unread_v = ~attention.c_proj.weight.bool().any(0)

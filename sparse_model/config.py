@@ -78,7 +78,7 @@ class SparseConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         self.topk_locations = tuple(self.topk_locations)
         super().__post_init__(**kwargs)
-        self.architectures = self.architectures or ["SparseTransformer"]
+        self.architectures: list[str] = self.architectures or ["SparseTransformer"]
         self.check()
 
     def check(self) -> None:

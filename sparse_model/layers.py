@@ -16,7 +16,7 @@ from sparse_model.config import SparseConfig
 from sparse_model.taps import Tap
 
 
-def make_norm(config: SparseConfig, width: int) -> nn.Module:
+def make_norm(config: SparseConfig, width: int) -> nn.RMSNorm | nn.LayerNorm:
     """RMSNorm with gain, or LayerNorm, of `width` channels."""
     if config.norm == "rms":
         return nn.RMSNorm(width, eps=config.norm_eps)

@@ -7,7 +7,7 @@ batch needs (positions, padding, the tokens for the bigram table) and offers the
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -86,7 +86,7 @@ class SparseTransformer(PreTrainedModel, GenerationMixin):
             if self.bigram_table is not None:
                 nn.init.zeros_(self.bigram_table)
             if self.config.position != "none" and not self.config.position_trainable:
-                position = self.transformer["wpe"].weight
+                position = self.embeddings("wpe").weight
                 with torch.no_grad():
                     position.copy_(_sinusoids(*position.shape).to(position))
 
@@ -101,6 +101,22 @@ class SparseTransformer(PreTrainedModel, GenerationMixin):
         kinds: tuple[Literal["attention", "mlp"], ...] = ("attention", "mlp")
         return tuple(Sublayer(kind, layer) for layer in range(self.config.n_layer) for kind in kinds)
 
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """The layers, in order."""
+        return cast("tuple[Block, ...]", tuple(cast(nn.ModuleList, self.transformer["h"])))
+
+    def embeddings(self, name: Literal["wte", "wpe"]) -> nn.Embedding:
+        """The table of token embeddings (`wte`) or positions (`wpe`, where there are any)."""
+        return cast(nn.Embedding, self.transformer[name])
+
+    def norm(self, i: int) -> nn.RMSNorm | nn.LayerNorm:
+        """The norm in front of sublayer i (the final norm for i = 2L)."""
+        if i == len(self.sublayers):
+            return cast(nn.RMSNorm, self.transformer["ln_f"])
+        block = self.blocks[i // 2]
+        return block.ln_2 if i % 2 else block.ln_1
+
     def walk(self, tokens: Int[Tensor, "B T"], attention_mask: Tensor | None = None) -> "SparseWalk":
         """A walk over one batch.
 
@@ -111,10 +127,7 @@ class SparseTransformer(PreTrainedModel, GenerationMixin):
 
     def norm_gain(self, i: int) -> Float[Tensor, " S"]:
         """Gain g of the norm in front of sublayer i (the final norm for i = 2L)."""
-        if i == len(self.sublayers):
-            return self.transformer["ln_f"].weight
-        block = self.transformer["h"][i // 2]
-        return (block.ln_2 if i % 2 else block.ln_1).weight
+        return self.norm(i).weight
 
     def forward(
         self,
@@ -206,7 +219,7 @@ class SparseWalk:
             self.visible = attention_mask.bool()
         self.position: Tensor | None = None
         if config.position != "none":
-            table = model.transformer["wpe"].weight
+            table = model.embeddings("wpe").weight
             if self.visible is None:
                 self.position = table[:T][None]
             else:  # left padding: the first real token is at position 0
@@ -221,10 +234,7 @@ class SparseWalk:
 
     def read(self, i: int, h: Float[Tensor, "kB T S"]) -> Float[Tensor, "kB T S"]:
         """Normed input of sublayer i, before AbsTopK and without concatenated positions; 2L is the final norm."""
-        if i == len(self.model.sublayers):
-            return self.model.transformer["ln_f"](h)
-        block = self.model.transformer["h"][i // 2]
-        return (block.ln_2 if i % 2 else block.ln_1)(h)
+        return self.model.norm(i)(h)
 
     def sublayer(
         self, i: int, h: Float[Tensor, "kB T S"], read: Tensor | None = None, tap: Tap = no_tap
@@ -236,7 +246,7 @@ class SparseWalk:
             tap: called at the sublayer's locations, with its `resid_in` or `resid_mid`.
         """
         config, layer = self.model.config, i // 2
-        block = self.model.transformer["h"][layer]
+        block = self.model.blocks[layer]
         is_mlp = bool(i % 2)
         h = tap(f"{layer}.resid_mid" if is_mlp else f"{layer}.resid_in", h)
         x = self.read(i, h) if read is None else read

@@ -104,7 +104,7 @@ def _map_node(node: Node, bridge: Bridge, sparse: SparseTransformer, dense: Dens
     decoder = bridge.decoders[place].weight.detach()
     if node.part == "resid_delta":
         return place, "residual", decoder[:, node.channel]
-    written = sparse.transformer["h"][node.layer].mlp.c_proj.weight[:, node.channel].detach()
+    written = sparse.blocks[node.layer].mlp.c_proj.weight[:, node.channel].detach()
     return place, "residual", decoder @ written
 
 

@@ -177,7 +177,7 @@ def encoded_values(
     if site.kind == "residual":
         return stream[..., channels]
     sublayer = site.nodes[0].sublayer
-    block = sparse.transformer["h"][sublayer // 2]
+    block = sparse.blocks[sublayer // 2]
     read = (block.ln_2 if sublayer % 2 else block.ln_1)(stream)
     return keep_topk(sparse.config, "mlp_in" if sublayer % 2 else "attn_in", read)[..., channels]
 

@@ -1,7 +1,7 @@
 """Controls and baselines of a paired edit (METHOD §6): what edits of the same size do that claim nothing.
 
-Controls: directions drawn at random, node by node, and rescaled so that every token's change has the edit's own norm; the
-same nodes through an untrained bridge; random read nodes of equal number per site through the trained bridge.
+Controls: one random direction per site, scaled at every token to the norm of the edit's own change; the same nodes through
+an untrained bridge; random read nodes of equal number per site through the trained bridge.
 Baselines: the mean difference of the classes' dense reads; the dense coordinates that differ most, patched.
 """
 
@@ -27,22 +27,17 @@ DRAWS_AT_ONCE = 10
 
 @torch.no_grad()
 def random_effects(run: PairedRun, edit: EditedRun, draws: int, seed: int) -> list[Effect]:
-    """Effects of `draws` random edits with the norm of `edit` (one stream) at every site and token."""
+    """Effects of `draws` random edits: at every site one random direction, scaled at every token to the edit's norm there."""
     generator = torch.Generator().manual_seed(seed)
     effects: list[Effect] = []
     starts = range(0, draws, DRAWS_AT_ONCE)
     for start in tqdm(starts, desc="random directions", unit="batch", delay=2, leave=False):
         count = min(DRAWS_AT_ONCE, draws - start)
         changes = []
-        for site, change, delta in zip(run.sites, edit.changes, edit.deltas, strict=True):
-            drawn = torch.randn(count, *site.directions.shape, generator=generator).to(site.directions)
-            drawn *= site.directions.norm(dim=-1, keepdim=True) / drawn.norm(dim=-1, keepdim=True)
-            shape = torch.einsum("btn,knd->kbtd", change[0], drawn)
-            norm = delta[0].norm(dim=-1, keepdim=True)
-            unit = shape / shape.norm(dim=-1, keepdim=True).clamp(min=1e-12)
-            changes.append(unit * norm)
-        logits = run.with_changes(changes)
-        effects += [Effect.of(one, run.direction) for one in logits]
+        for delta in edit.deltas:
+            drawn = torch.randn(count, 1, 1, delta.shape[-1], generator=generator).to(delta)
+            changes.append(drawn / drawn.norm(dim=-1, keepdim=True) * delta[0].norm(dim=-1, keepdim=True))
+        effects += [Effect.of(logits, run.direction) for logits in run.with_changes(changes)]
     return effects
 
 

@@ -5,7 +5,7 @@ validation prompts (most flips, then least KL on unrelated text), report on held
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,18 +23,9 @@ from sparse_model.circuits.circuit import Circuit
 from sparse_model.model import SparseTransformer
 from sparse_model.settings import UserError
 
-STRENGTHS = (0.75, 1.0, 1.25, 1.5, 2.0, 3.0)
-ENOUGH_FLIPS = 0.97
+STRENGTHS = (1.0, 1.5, 2.0, 3.0)
+ENOUGH_FLIPS = 0.95
 """Validation flip rate above which a smaller disturbance is preferred to more flips."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One site and strength with its validation figures."""
-
-    edit: StandingEdit
-    flip_rate: float
-    kl: float
 
 
 def choose_standing(
@@ -55,20 +46,19 @@ def choose_standing(
     """
     answers = set(choose_on.original.tolist()) | set(choose_on.target.tolist())
     channels = stream_channels(circuit, sparse)
-    candidates = []
+    tried: list[tuple[float, StandingEdit]] = []
     for place, site in enumerate(bridge.alignment.sites):
         if site.sparse not in channels:
             continue
         edit = move_edit(circuit, fit_on, bridge, sparse, dense, place, text.h, claim)
         for strength in strengths:
-            flip = standing_effect(dense, edit, choose_on, strength).flips
-            kl = text.isolation(edit, answers, strength)["kl"]["value"]
-            candidates.append(Candidate(replace(edit, strength=strength), flip, kl))
-    if not candidates:
+            candidate = replace(edit, strength=strength)
+            tried.append((standing_effect(dense, candidate, choose_on).flips, candidate))
+    if not tried:
         raise UserError(f"the circuit for '{circuit.task}' has no stream channel at an aligned site; prune it again")
-    enough = [candidate for candidate in candidates if candidate.flip_rate >= ENOUGH_FLIPS]
-    best = min(enough, key=lambda c: c.kl) if enough else max(candidates, key=lambda c: (c.flip_rate, -c.kl))
-    return best.edit
+    most = max(flips for flips, _ in tried)
+    enough = [candidate for flips, candidate in tried if flips >= min(most, ENOUGH_FLIPS)]
+    return min(enough, key=lambda candidate: text.isolation(candidate, answers)["kl"]["value"])
 
 
 @torch.no_grad()

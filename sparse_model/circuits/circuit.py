@@ -12,7 +12,7 @@ from torch import Tensor
 from sparse_model.artefacts import atomic_folder, model_fingerprint, read_json, read_tensors, save_tensors, write_json
 from sparse_model.circuits.ablation import Ablate
 from sparse_model.model import SparseTransformer
-from sparse_model.nodes import Node, node_locations
+from sparse_model.nodes import Node
 from sparse_model.settings import UserError
 
 
@@ -137,7 +137,7 @@ def circuit_edges(model: SparseTransformer, keep: Mapping[str, Tensor]) -> Itera
     Within a layer: act_in → q, k, v; v → resid_delta (through the head's output channel of the same number);
     MLP act_in → post_act → resid_delta. Nodes of different sublayers meet in the residual stream without a weight.
     """
-    for layer, block in enumerate(model.transformer["h"]):
+    for layer, block in enumerate(model.blocks):
         attention = f"{layer}.attn"
         width = model.config.d_attn
         for number, part in enumerate("qkv"):
@@ -164,7 +164,7 @@ def drop_unread(model: SparseTransformer, keep: Mapping[str, Bool[Tensor, " W"]]
     found = {name: mask.clone() for name, mask in keep.items()}
     while True:
         before = sum(int(mask.sum()) for mask in found.values())
-        for layer, block in enumerate(model.transformer["h"]):
+        for layer, block in enumerate(model.blocks):
             attention, mlp = f"{layer}.attn", f"{layer}.mlp"
             found[f"{attention}.v"] &= _is_read(block.attn.c_proj.weight, found[f"{attention}.resid_delta"])
             heads = torch.cat([found[f"{attention}.{part}"] for part in "qkv"])
@@ -179,13 +179,19 @@ def _is_read(weight: Tensor, readers: Tensor) -> Tensor:
     return ((weight != 0) & readers[:, None]).any(0)
 
 
-def random_circuit(circuit: Circuit, config: Any, generator: torch.Generator) -> dict[str, Bool[Tensor, " W"]]:
-    """As many random nodes per location as the circuit has, drawn from all the location's channels; q and k alike."""
+def random_circuit(circuit: Circuit, generator: torch.Generator, outside: bool) -> dict[str, Bool[Tensor, " W"]]:
+    """As many random nodes per location as the circuit has; keys follow their queries.
+
+    Args:
+        outside: draw from the nodes the circuit does not keep (all of them, where there are fewer than it has); else from
+            all nodes, the circuit's own among them.
+    """
     keep: dict[str, Tensor] = {}
-    for name, width in node_locations(config).items():
-        if name.endswith(".k"):
+    for name, mask in circuit.keep.items():
+        if name.endswith(".k") and bool((mask == circuit.keep[name[:-1] + "q"]).all()):
             keep[name] = keep[name[:-1] + "q"].clone()
             continue
-        chosen = torch.randperm(width, generator=generator)[: int(circuit.keep[name].sum())]
-        keep[name] = torch.zeros(width, dtype=torch.bool).index_fill_(0, chosen, True)
+        pool = (~mask).nonzero().flatten() if outside else torch.arange(len(mask))
+        chosen = pool[torch.randperm(len(pool), generator=generator)[: int(mask.sum())]]
+        keep[name] = torch.zeros_like(mask).index_fill_(0, chosen, True)
     return keep

@@ -1,14 +1,18 @@
 """What is always reported with a circuit: sufficiency and necessity on held-out pairs, each beside its control.
 
 Sufficiency: the circuit alone (everything else frozen) against the whole model and against random circuits of the
-same size per location. Necessity: the whole model without the circuit against without such random node sets.
+same size per location. Necessity: the whole model without the circuit against without as many nodes outside of it; sets
+drawn from all nodes, which remove part of the circuit by chance, are beside it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+from tqdm import tqdm
 
 from sparse_model.circuits.ablation import Ablate, final_logits
 from sparse_model.circuits.circuit import Circuit, circuit_edges, random_circuit
@@ -36,8 +40,10 @@ class CircuitEvaluation:
     necessity_loss: float
     """of the whole model without the circuit"""
     necessity_random_loss: float
-    """of the whole model without equal random node sets, mean"""
+    """of the whole model without equal random node sets drawn outside the circuit, mean"""
     necessity_random_losses: list[float]
+    necessity_any_loss: float
+    """the same with sets drawn from all nodes, which hit some of the circuit's own by chance, mean"""
 
     def to_json(self) -> dict[str, Any]:
         """Field names as keys."""
@@ -54,11 +60,12 @@ def evaluate_circuit(
         draws: random node sets per control.
     """
     generator = torch.Generator().manual_seed(seed)
-    alone, removed = [], []
-    for _ in range(draws):
-        keep = random_circuit(circuit, model.config, generator)
-        alone.append(task_loss(model, pairs, Ablate(keep, circuit.values)))
-        removed.append(task_loss(model, pairs, Ablate({name: ~mask for name, mask in keep.items()}, circuit.values)))
+    alone, removed, removed_any = [], [], []
+    for _ in tqdm(range(draws), desc="random node sets", unit="draw", delay=2, leave=False):
+        outside = random_circuit(circuit, generator, outside=True)
+        alone.append(task_loss(model, pairs, Ablate(outside, circuit.values)))
+        removed.append(task_loss(model, pairs, without(outside, circuit)))
+        removed_any.append(task_loss(model, pairs, without(random_circuit(circuit, generator, outside=False), circuit)))
     return CircuitEvaluation(
         nodes=len(circuit.nodes),
         edges=sum(1 for _ in circuit_edges(model, circuit.keep)),
@@ -71,7 +78,13 @@ def evaluate_circuit(
         necessity_loss=task_loss(model, pairs, circuit.without()),
         necessity_random_loss=float(np.mean(removed)),
         necessity_random_losses=removed,
+        necessity_any_loss=float(np.mean(removed_any)),
     )
+
+
+def without(nodes: Mapping[str, Tensor], circuit: Circuit) -> Ablate:
+    """The tap that removes a node set and keeps the rest."""
+    return Ablate({name: ~mask for name, mask in nodes.items()}, circuit.values)
 
 
 def _accuracy(model: SparseTransformer, pairs: TokenPairs, tap: Ablate | None) -> float:

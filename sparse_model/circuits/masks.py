@@ -20,7 +20,7 @@ class _Heaviside(torch.autograd.Function):
         return (tau > 0).to(tau.dtype)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (tau,) = ctx.saved_tensors
         soft = torch.sigmoid(tau / ctx.temperature)
         return gradient * soft * (1 - soft) / ctx.temperature, None

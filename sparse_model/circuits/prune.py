@@ -1,12 +1,13 @@
 """Pruning (METHOD §3): from a task to the smallest circuit that still does it.
 
     1. learn masks     τ per node; loss = task cross-entropy + k_coef · nodes kept, the rest frozen at its ablation value
-    2. discretise      rank nodes by τ, bisect for the fewest that reach the target loss on validation pairs
+    2. discretise      rank nodes by τ, bisect for the fewest that reach the target loss on training and validation pairs
     3. drop unread     nodes that nothing kept reads change nothing and go
     4. calibrate       scale and shift of the logit difference, by LBFGS
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -30,11 +31,12 @@ class PruneConfig(Settings):
     """Settings of one pruning run."""
 
     target_loss: float = Field(0.15, gt=0, description="binary task loss the circuit must reach, in nats")
-    steps: int = Field(300, ge=1, description="optimiser steps of the masks")
+    steps: int = Field(200, ge=1, description="optimiser steps of the masks")
     batch_pairs: int = Field(16, ge=1, description="pairs per step")
     pairs: int = Field(256, ge=2, description="training pairs, and half as many for validation")
-    k_coef: float = Field(3e-4, ge=0, description="loss per node kept, in nats")
-    lr: float = Field(0.02, gt=0, description="peak learning rate of the masks (linear decay to 0)")
+    k_coef: float = Field(3e-3, ge=0, description="loss per node kept, in nats")
+    ramp: float = Field(0.6, ge=0, lt=1, description="fraction of steps over which k_coef rises from 0 to its value")
+    lr: float = Field(0.03, gt=0, description="peak learning rate of the masks (linear decay to 0)")
     warmup: float = Field(0.05, ge=0, lt=1, description="fraction of steps with rising learning rate")
     beta2: float = Field(0.95, gt=0, lt=1, description="AdamW second-moment decay")
     weight_decay: float = Field(1e-3, ge=0, description="AdamW weight decay of τ")
@@ -54,22 +56,23 @@ def prune(
 
     Args:
         train: pairs the masks learn from.
-        validation: pairs that decide how many nodes are needed, and that calibrate.
+        validation: pairs that, beside as many training pairs, decide how many nodes are needed, and calibrate.
         values: ablation values per node location (see `ablation.ablation_values`).
 
     Raises:
         UserError: the whole model does not reach the target loss on this task.
     """
-    full = task_loss(model, validation)
+    deciding = (train.select(slice(0, len(validation))), validation)
+    full = worst_loss(model, deciding)
     if full > config.target_loss:
         raise UserError(
             f"task '{train.name}': the whole model has loss {full:.3f}, above the target {config.target_loss}; choose a task it "
             "can do (sparsebridge task check) or a higher --target-loss"
         )
     masks = learn_masks(model, train, values, config)
-    keep = discretise(model, masks.scores(), validation, values, config.target_loss)
+    keep = discretise(model, masks.scores(), deciding, values, config.target_loss)
     keep = drop_unread(model, keep)
-    calibration = calibrate(model, validation, Ablate(keep, values))
+    calibration = calibrate(model, deciding, Ablate(keep, values))
     return Circuit(
         task=train.name,
         model_fingerprint=model_fingerprint(model),
@@ -102,7 +105,8 @@ def learn_masks(model: SparseTransformer, pairs: TokenPairs, values: Mapping[str
         batch = trim(pairs.select(chosen)).prompts()
         tap = Ablate(masks.keep(config.temperature), values)
         logits = final_logits(model, batch.tokens, batch.last, tap)
-        loss = binary_loss(logits, batch.answer, batch.other) + config.k_coef * masks.kept(config.temperature)
+        price = config.k_coef * min(1.0, step / max(1.0, config.ramp * config.steps))
+        loss = binary_loss(logits, batch.answer, batch.other) + price * masks.kept(config.temperature)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(masks.parameters(), config.gradient_norm)
@@ -112,9 +116,13 @@ def learn_masks(model: SparseTransformer, pairs: TokenPairs, values: Mapping[str
 
 
 def discretise(
-    model: SparseTransformer, scores: Mapping[str, Tensor], pairs: TokenPairs, values: Mapping[str, Tensor], target: float
+    model: SparseTransformer,
+    scores: Mapping[str, Tensor],
+    deciding: Sequence[TokenPairs],
+    values: Mapping[str, Tensor],
+    target: float,
 ) -> dict[str, Tensor]:
-    """Step 2: masks of the fewest top-ranked nodes whose loss on `pairs` is at most `target`.
+    """Step 2: masks of the fewest top-ranked nodes whose loss on each of the deciding sets is at most `target`.
 
     The loss is not monotone in the number of nodes; the result reaches the target, and bisection found no fewer.
     """
@@ -127,7 +135,7 @@ def discretise(
     low, high = 0, len(ranked)  # low fails, high reaches the target: all nodes are the whole model
     probe = max(1, int((ranked > 0).sum()))
     while high - low > 1:
-        if task_loss(model, pairs, Ablate(masks(probe), values)) <= target:
+        if worst_loss(model, deciding, Ablate(masks(probe), values)) <= target:
             high = probe
         else:
             low = probe
@@ -136,9 +144,15 @@ def discretise(
     return masks(high)
 
 
-def calibrate(model: SparseTransformer, pairs: TokenPairs, tap: Ablate, steps: int = 16) -> Calibration:
+def worst_loss(model: SparseTransformer, deciding: Sequence[TokenPairs], tap: Ablate | None = None) -> float:
+    """The largest task loss over several sets of pairs."""
+    return max(task_loss(model, pairs, tap) for pairs in deciding)
+
+
+def calibrate(model: SparseTransformer, deciding: Sequence[TokenPairs], tap: Ablate, steps: int = 16) -> Calibration:
     """Step 4: scale and shift of the a–b logit difference that minimise the binary loss."""
-    difference, sign = _differences(model, pairs, tap)
+    found = [_differences(model, pairs, tap) for pairs in deciding]
+    difference, sign = torch.cat([d for d, _ in found]), torch.cat([s for _, s in found])
     parameters = torch.tensor([1.0, 0.0], dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([parameters], max_iter=steps, line_search_fn="strong_wolfe")
 
@@ -146,7 +160,7 @@ def calibrate(model: SparseTransformer, pairs: TokenPairs, tap: Ablate, steps: i
         optimizer.zero_grad()
         loss = calibrated_loss(difference, sign, parameters[0], parameters[1])
         loss.backward()  # type: ignore[no-untyped-call]
-        return float(loss)
+        return loss.item()
 
     optimizer.step(closure)
     scale, shift = parameters.detach().tolist()
@@ -181,8 +195,6 @@ def _differences(model: SparseTransformer, pairs: TokenPairs, tap: Ablate | None
 
 def trim(pairs: TokenPairs) -> TokenPairs:
     """The same pairs without the columns that are padding for all of them."""
-    from dataclasses import replace
-
     width = int(pairs.last.max()) + 1
     return replace(
         pairs, tokens_a=pairs.tokens_a[:, :width], tokens_b=pairs.tokens_b[:, :width], mask=pairs.mask[:, :width]

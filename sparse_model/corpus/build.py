@@ -21,7 +21,7 @@ from sparse_model.corpus.config import CorpusConfig
 from sparse_model.corpus.corpus import DESCRIPTION_FILE, Corpus, block_file
 from sparse_model.corpus.fragment import SPLITS, Split
 from sparse_model.corpus.sources import CorpusError, Source
-from sparse_model.corpus.tokenizer import tokenizer_fingerprint, train_tokenizer
+from sparse_model.corpus.tokenizer import load_tokenizer, tokenizer_fingerprint, train_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -55,7 +55,10 @@ def build_corpus(config: CorpusConfig, folder: str | Path, overwrite: bool = Fal
     sources = _open_sources(config)
     total = sum(source.weight for source in config.sources)
     shares = {name: source.weight / total for name, source in zip(sources, config.sources, strict=True)}
-    tokenizer = train_tokenizer(_tokenizer_texts(sources, shares, config.tokenizer_characters), config.vocab_size)
+    if config.tokenizer is None:
+        tokenizer = train_tokenizer(_tokenizer_texts(sources, shares, config.tokenizer_characters), config.vocab_size)
+    else:
+        tokenizer = load_tokenizer(config.tokenizer)
     dtype = np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32
 
     with atomic_folder(folder, overwrite) as temporary:

@@ -102,7 +102,11 @@ class CorpusConfig(Settings):
     evaluation_tokens: int = Field(
         100_000, gt=0, description="tokens per source for validation, and as many held out; fewer where a source ends"
     )
-    vocab_size: int = Field(1024, gt=256, description="tokens in the vocabulary, the special one included")
+    tokenizer: str | None = Field(
+        None,
+        description="id or folder of an existing tokenizer (a folder may hold one .gguf file); unset: learn one from the text",
+    )
+    vocab_size: int = Field(1024, gt=256, description="tokens of a learned vocabulary, the special one included")
     tokenizer_characters: int = Field(
         8_000_000, gt=0, description="characters of training text the tokenizer learns from, divided by weight"
     )

@@ -96,7 +96,7 @@ SURROUNDS: tuple[Surround, ...] = (
     Surround("lines", "train", _header_lines),
     Surround("function", "train", _header_function),
     Surround("comment", "validation", _header_comment),
-    Surround("branch", "validation", _header_branch),
-    Surround("documented", "held_out", _header_documented),
+    Surround("branch", "held_out", _header_branch),
+    Surround("documented", "train", _header_documented),
     Surround("method", "held_out", _header_method),
 )

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -75,6 +76,29 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
         pad_token=END_OF_TEXT,
         clean_up_tokenization_spaces=False,
     )
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
+    """An existing tokenizer, by id or folder (which may hold a single .gguf file).
+
+    Raises CorpusError if it does not load, is a slow one, or marks no beginning or end of text.
+    """
+    from transformers import AutoTokenizer
+
+    files = sorted(Path(name).glob("*.gguf")) if Path(name).is_dir() else []
+    options = {"gguf_file": files[0].name} if len(files) == 1 else {}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, **options)
+    except (OSError, ValueError, KeyError, ImportError) as failure:
+        reason = next((line.strip() for line in str(failure).splitlines() if line.strip()), type(failure).__name__)
+        raise CorpusError(f"the tokenizer of {name!r} does not load: {reason}; give a Hugging Face id or a folder") from None
+    if not tokenizer.is_fast:
+        raise CorpusError(f"the tokenizer of {name!r} is a slow one; convert it to a fast tokenizer (tokenizer.json)")
+    if tokenizer.bos_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise CorpusError(f"the tokenizer of {name!r} has no token that separates documents; set its eos_token")
+        tokenizer.bos_token = tokenizer.eos_token
+    return tokenizer
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:

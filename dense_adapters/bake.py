@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from dense_adapters.editing import EditFn
 from dense_adapters.errors import AttachError
@@ -186,7 +187,8 @@ def _refuse_unbakeable(stack: "DenseStack", reader: Reader) -> None:
 
 def _refuse_parameter(stack: "DenseStack", name: str, parameter: Tensor) -> None:
     """Raise AttachError where a parameter is not an ordinary one of its own."""
-    if not parameter.is_floating_point() or getattr(stack.model, "hf_quantizer", None) is not None:
+    plain = type(parameter) is nn.Parameter and parameter.dtype in _CHECK_TOLERANCE
+    if not plain or not _loaded_unquantised(stack.model):
         raise AttachError(f"{name} is quantised ({parameter.dtype}) and read-only; load the model unquantised to bake")
     if parameter.device.type == "meta":
         raise AttachError(f"{name} is offloaded; load the model onto one device to bake")
@@ -195,6 +197,18 @@ def _refuse_parameter(stack: "DenseStack", name: str, parameter: Tensor) -> None
         raise AttachError(
             f"{name} is tied or shared ({', '.join(owners)}), so baking would change more; untie it first"
         )
+
+
+def _loaded_unquantised(model: PreTrainedModel) -> bool:
+    """Whether a model was loaded unquantised or dequantised while loading.
+
+    A GGUF file leaves its quantiser on the model either way; there the parameters' own types tell.
+    """
+    quantizer = getattr(model, "hf_quantizer", None)
+    if quantizer is None:
+        return True
+    config = quantizer.quantization_config
+    return bool(getattr(config, "dequantize", False)) or getattr(config, "quant_method", None) == "gguf"
 
 
 def _same_memory(a: Tensor, b: Tensor) -> bool:

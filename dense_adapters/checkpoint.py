@@ -129,6 +129,8 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
 def _with_switches(model: PreTrainedModel, switches: dict[str, bool]) -> PreTrainedModel:
     """A new model object of the same class, on the CPU, in the same dtype, with configuration switches set."""
     config = copy.deepcopy(model.config)
+    if hasattr(config, "quantization_config"):  # left by a dequantised GGUF file
+        del config.quantization_config
     for name, value in switches.items():
         setattr(config, name, value)
     dtype = next(model.parameters()).dtype

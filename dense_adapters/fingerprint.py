@@ -8,7 +8,15 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-_NOT_THE_COMPUTATION = {"_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "use_cache"}
+_NOT_THE_COMPUTATION = {
+    "_name_or_path",
+    "transformers_version",
+    "architectures",
+    "dtype",
+    "torch_dtype",
+    "use_cache",
+    "quantization_config",  # what it did is in the parameters' dtypes and bytes
+}
 
 
 def fingerprint(model: PreTrainedModel) -> str:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -239,7 +240,8 @@ def _offloaded(model: Any) -> None:
 
 
 def _loaded_in_four_bits(model: Any) -> None:
-    model.hf_quantizer = object()  # what from_pretrained leaves on a model it loaded quantised
+    # What from_pretrained leaves on a model it loaded quantised.
+    model.hf_quantizer = SimpleNamespace(quantization_config=SimpleNamespace(load_in_4bit=True))
 
 
 REFUSED = [

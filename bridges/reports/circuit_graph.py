@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from sparse_model.circuits.circuit import Circuit, circuit_edges
+from sparse_model.circuits.circuit import PART_ORDER, Circuit, circuit_edges
 from sparse_model.circuits.prune import trim
 from sparse_model.model import SparseTransformer
 from sparse_model.nodes import Node
@@ -41,7 +41,7 @@ def circuit_graph(
     """
     circuit.check_model(model)
     short = trim(pairs)
-    kept = circuit.nodes
+    kept = sorted(circuit.nodes, key=_forward)
     recorded = [_record(model, tokens, kept) for tokens in (short.tokens_a, short.tokens_b)]
     shown = int(short.last.argmin())
     nodes = []
@@ -77,7 +77,7 @@ def bare_graph(task: str, addresses: Iterable[str]) -> dict[str, Any]:
     Raises:
         UserError: an address is malformed.
     """
-    nodes = [Node.parse(address) for address in addresses]
+    nodes = sorted(map(Node.parse, addresses), key=_forward)
     return {
         "task": task,
         "nodes": [_describe(node) for node in nodes],
@@ -99,6 +99,11 @@ def residual_links(nodes: Sequence[Node]) -> list[dict[str, str]]:
         for read in reads[write.channel]
         if read.sublayer > write.sublayer
     ]
+
+
+def _forward(node: Node) -> tuple[int, int, int]:
+    """Sorts nodes in the order a forward pass computes them."""
+    return node.layer, PART_ORDER.index(f"{node.block}.{node.part}"), node.channel
 
 
 def _record(model: SparseTransformer, tokens: Tensor, nodes: Sequence[Node]) -> dict[str, Tensor]:

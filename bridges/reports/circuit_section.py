@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from bridges.reports.blocks import Block, Drawing, Heading, Table
+from bridges.reports.blocks import Block, Drawing, Prose, Table
 from bridges.reports.figures.activations import activation_map, activation_rows
-from bridges.reports.figures.circuit_drawing import circuit_drawing, strongest
+from bridges.reports.figures.circuit_drawing import MOST_NODES, circuit_drawing, strongest
 from bridges.reports.numbers import figure
 
 PARTS = {
@@ -20,12 +20,19 @@ PARTS = {
 
 def circuit_blocks(graph: Mapping[str, Any], anchor: str) -> list[Block]:
     """Drawing, activations and tables; a graph without activations has neither colours nor an activation map."""
-    blocks: list[Block] = [Heading("The circuit")]
+    blocks: list[Block] = []
     nodes = graph["nodes"]
     if not nodes:
-        return [*blocks, Table.of("The circuit is empty: no node was kept.", ("node",), [])]
+        return [Prose("The circuit is empty: no node was kept.")]
     with_activations = "activations" in nodes[0]
-    blocks.append(Drawing(circuit_drawing(graph, f"{anchor}-circuit"), _caption(graph, with_activations), wide=True))
+    if with_activations or len(nodes) <= MOST_NODES:
+        caption = _caption(graph, with_activations)
+        blocks.append(Drawing(circuit_drawing(graph, f"{anchor}-circuit"), caption, wide=True))
+    else:
+        told = (
+            f"A drawing shows at most {MOST_NODES} nodes; without activations nothing says which of these {len(nodes)}."
+        )
+        blocks.append(Prose(told))
     if with_activations and graph.get("example"):
         shown = len(activation_rows(graph))
         which = "All nodes" if shown == len(nodes) else f"The {shown} of {len(nodes)} nodes that differ most"

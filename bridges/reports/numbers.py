@@ -48,9 +48,9 @@ def share(value: Any) -> str:
     return f"{100 * number:.3g}{UNBROKEN}%"
 
 
-def setting(value: float) -> str:
-    """A number somebody chose: all its digits and no more."""
-    return _signed(f"{value:g}")
+def setting(value: Any) -> str:
+    """A value somebody chose: all its digits and no more."""
+    return _signed(f"{value:g}") if isinstance(value, float) else figure(value)
 
 
 def probability(p: Any, draws: int | None = None) -> str:
@@ -73,4 +73,4 @@ def _signed(text: str) -> str:
 def _scientific(value: float) -> str:
     mantissa, exponent = f"{value:.2e}".split("e")
     digits = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-    return f"{_signed(mantissa)} × 10{digits}"
+    return f"{_signed(mantissa)}{UNBROKEN}×{UNBROKEN}10{digits}"

@@ -5,7 +5,7 @@ from typing import Any
 
 from bridges.reports.blocks import Cell, Line, Page, Section, Table, settings_table
 from bridges.reports.bridge_section import bridge_section
-from bridges.reports.numbers import MISSING, estimate, figure, interval, listing, share, value_of
+from bridges.reports.numbers import MISSING, UNBROKEN, estimate, figure, interval, listing, share, value_of
 from bridges.reports.task_section import ARROWS, is_passed, task_section
 
 EXPLANATION = (
@@ -28,7 +28,9 @@ def report_page(report: Mapping[str, Any]) -> Page:
     sections = [task_section(name, task, number) for number, (name, task) in enumerate(tasks.items())]
     if report.get("evaluation"):
         sections.append(bridge_section(report["evaluation"]))
-    sections.append(_provenance(report))
+    provenance = _provenance(report)
+    if provenance.blocks:
+        sections.append(provenance)
     return Page(
         title="Does the circuit explain the dense model?"
         if len(tasks) != 1
@@ -139,7 +141,7 @@ def _recovered(found: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _shares(found: Mapping[str, Any]) -> str:
-    return f"[{share(found['low'])}, {share(found['high'])}]"
+    return f"[{share(found['low'])}, {share(found['high'])}]".replace(" ", UNBROKEN)
 
 
 def _p_target(found: Mapping[str, Any]) -> tuple[str, str]:

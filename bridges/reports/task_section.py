@@ -58,7 +58,7 @@ def task_section(name: str, task: Mapping[str, Any], number: int) -> Section:
     if details.get("standing"):
         blocks += [Heading("Standing edit"), _standing(details["standing"])]
     if graph:
-        blocks += circuit_blocks(graph, anchor)
+        blocks += [Heading("The circuit"), *circuit_blocks(graph, anchor)]
     return Section(name, anchor, tuple(blocks), passed=is_passed(task))
 
 

@@ -33,7 +33,7 @@ def concentration_curve(curves: Mapping[str, Sequence[Mapping[str, float]]], nam
             )
         axes.axhline(1, color=FAINT, linewidth=0.9, linestyle=(0, (6, 2)))
         axes.axhline(0, color=FAINT, linewidth=0.9)
-        ticks = sorted({point["nodes"] for points in curves.values() for point in points})
+        ticks = _apart(sorted({point["nodes"] for points in curves.values() for point in points}))
         axes.set_xscale("log")
         axes.set_xticks(ticks, [f"{tick:.0f}" for tick in ticks])
         axes.xaxis.set_minor_locator(NullLocator())
@@ -42,3 +42,12 @@ def concentration_curve(curves: Mapping[str, Sequence[Mapping[str, float]]], nam
         quiet_grid(axes)
         axes.legend(loc="best")
         return to_svg(figure, name, f"Recovered against nodes: {'; '.join(ends)}.")
+
+
+def _apart(ticks: Sequence[float]) -> list[float]:
+    """The ticks whose labels do not touch on a log axis; the last one always stays."""
+    kept: list[float] = []
+    for tick in reversed(ticks):
+        if not kept or kept[-1] / tick > (ticks[-1] / ticks[0]) ** 0.07:
+            kept.append(tick)
+    return kept[::-1]

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
 from bridges.reports.figures.canvas import FAINT, make_figure, quiet_grid, style, to_svg
 
 COLOURS = ("#222222", "#0072b2", "#c2540a", "#009e73", "#aa4499", "#56b4e9", "#997700")
@@ -24,6 +26,9 @@ def training_curves(rows: Sequence[Mapping[str, float]], terms: Sequence[str], n
                 label=term,
             )
         upper.set_yscale("log")
+        upper.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        upper.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        upper.yaxis.set_minor_locator(NullLocator())
         upper.set_ylabel("loss term")
         upper.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
         lower.plot([row["step"] for row in rows], [row["density"] for row in rows], color=FAINT, linewidth=1.6)

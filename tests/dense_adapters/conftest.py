@@ -28,5 +28,5 @@ def _stack(case: Case) -> DenseStack:
 
 @pytest.fixture
 def stack(case: Case) -> DenseStack:
-    """The resolved stack of the test's `case`, shared by the session; tests must leave its model as it is."""
+    """The resolved stack of the test's `case`, shared by all tests; they must leave its model as it is."""
     return _stack(case)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from cli.options import Device, Json, check_device
-from cli.output import print_json, print_table, say
+from cli.output import interval, print_json, print_table, say
 
 app = typer.Typer(rich_markup_mode=None, help=__doc__)
 BUNDLED = Path(__file__).parent / "bundled"
@@ -119,35 +119,27 @@ def show(report: dict[str, Any]) -> None:
     held_out = report["evaluation"]
     print_table(
         f"sparse model: {report['density']:.2%} of weights nonzero",
-        ("held-out text", "CE dense", "CE sparse", "KL dense‖sparse", "KL unigram", "nats/token"),
+        ("nats/token", "CE dense", "CE sparse", "KL dense‖sparse", "KL unigram"),
         [
-            [name, *(f"{found[key]['value']:.4f}" for key in ("ce_dense", "ce_sparse", "kl_dense_sparse", "kl_unigram")), ""]
+            [name, *(f"{found[key]['value']:.4f}" for key in ("ce_dense", "ce_sparse", "kl_dense_sparse", "kl_unigram"))]
             for name, found in held_out.items()
         ],
     )
-    rows = []
     for name, task in report["tasks"].items():
-        recovered = " / ".join(f"{r['value']:.2f}" for r in task["recovered"].values())
-        rows.append(
-            [
-                name,
-                task["verdict"],
-                f"{task['nodes']} / {task['edges']}",
-                f"{task['task_loss']:.3f} ({task['task_loss_full_model']:.3f})",
-                f"{task['necessity_loss']:.2f} ({task['necessity_random_loss']:.3f})",
-                f"{recovered} ({task['random_recovered']:.2f})",
-                f"{task['p_target']['edited']:.2f} ({task['p_target']['full_patch']:.2f})",
-                f"{task['standing_flip_rate']:.2f}",
-                f"{task['isolation_kl']:.4f}",
-            ]
-        )
-    print_table(
-        "explanations, on held-out prompts",
-        ("task", "verdict", "nodes/edges", "loss (whole)", "removed (random)", "recovered (random)", "P target (patch)", "flips", "isolation"),
-        rows,
-        "loss: circuit alone; removed: model without the circuit; recovered: a→b / b→a of the full patch's logit difference; "
-        "flips and isolation: the standing edit",
-    )
+        low = task["p_target"]
+        rows = [
+            ["circuit alone, task loss", f"{task['task_loss']:.3f}", f"whole model {task['task_loss_full_model']:.3f}, chance 0.693"],
+            ["circuit removed, task loss", f"{task['necessity_loss']:.3f}", f"as many nodes outside it {task['necessity_random_loss']:.4f}"],
+            *(
+                [f"paired edit {direction.replace('_to_', ' → ')}, recovered", interval(found, 2), "full patch 1"]
+                for direction, found in task["recovered"].items()
+            ),
+            ["random directions, recovered", f"{task['random_recovered']:.3f}", f"p {task['p_value']:.4f}"],
+            ["P(target) edited", f"{low['edited']:.3f}", f"none {low['none']:.3f}, random {low['random']:.3f}, full patch {low['full_patch']:.3f}"],
+            ["standing edit, flips", f"{task['standing_flip_rate']:.3f}", "unedited 0"],
+            ["standing edit, KL elsewhere", f"{task['isolation_kl']:.4f}", "limit 0.02 nats/token"],
+        ]
+        print_table(f"{name}: {task['verdict']}; {task['nodes']} nodes, {task['edges']} edges", ("held-out prompts", "value", "compared to"), rows)
     for name, task in report["tasks"].items():
         for gate in task["details"]["verdict"]["gates"]:
             if not gate["passed"]:

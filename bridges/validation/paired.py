@@ -1,6 +1,6 @@
 """Choosing and judging a circuit's paired edit (M5, METHOD §6), one direction at a time.
 
-Loop and strength are chosen on validation pairs: of those that recover the full patch to a tenth in both directions, the
+Loop and strength are chosen on validation pairs: of those that do nearly what the full patch does, in both directions, the
 smallest edit. Everything reported comes from held-out pairs.
 """
 
@@ -28,7 +28,8 @@ from bridges.validation.isolation import ReferenceText
 from bridges.validation.manifold import NaturalReads
 
 DOSES = (0.0, 0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0)
-TOLERANCE = 0.1
+TOLERANCE = 0.15
+"""How far recovered may be from 1, and P(target) below the full patch's, for an edit to be called sufficient."""
 
 
 @dataclass(frozen=True)
@@ -43,32 +44,37 @@ class PairedChoice:
 def choose_paired(runs: Sequence[PairedRun], doses: Sequence[float] = DOSES) -> PairedChoice:
     """One loop and strength for all directions, from validation pairs.
 
-    Of the choices whose worst direction recovers within a tenth of 1, the one with the smallest dense change; without any,
-    the one nearest to 1.
+    Of the choices that are sufficient in their worst direction (recovered and P(target) within `TOLERANCE` of the full
+    patch), the one with the smallest dense change; without any, the one whose recovered is nearest to 1.
     """
     curves: dict[str, list[float]] = {}
-    candidates: list[tuple[float, float, Loop, float]] = []
+    candidates: list[tuple[bool, float, float, Loop, float]] = []
     loops: tuple[Loop, ...] = ("open", "closed")
     for loop in loops:
         found = [_by_dose(run, loop, doses) for run in runs]
-        values = np.array([recovered for recovered, _ in found])
-        sizes = np.mean([size for _, size in found], axis=0)
-        curves[loop] = values.mean(0).tolist()
-        misses = np.abs(values - 1).max(0)
-        candidates += [(float(miss), float(size), loop, dose) for miss, size, dose in zip(misses, sizes, doses, strict=True)]
-    close = [candidate for candidate in candidates if candidate[0] <= TOLERANCE]
-    best = min(close, key=lambda c: c[1]) if close else min(candidates, key=lambda c: c[0])
-    return PairedChoice(best[2], best[3], curves)
+        recovered_by_dose, share_by_dose, size_by_dose = np.array(found).transpose(1, 2, 0)
+        curves[loop] = recovered_by_dose.mean(-1).tolist()
+        for number, dose in enumerate(doses):
+            miss = float(np.abs(recovered_by_dose[number] - 1).max())
+            is_sufficient = miss <= TOLERANCE and share_by_dose[number].min() >= 1 - TOLERANCE
+            candidates.append((is_sufficient, miss, float(size_by_dose[number].mean()), loop, dose))
+    sufficient = [candidate for candidate in candidates if candidate[0]]
+    best = min(sufficient, key=lambda c: c[2]) if sufficient else min(candidates, key=lambda c: c[1])
+    return PairedChoice(best[3], best[4], curves)
 
 
-def _by_dose(run: PairedRun, loop: Loop, doses: Sequence[float]) -> tuple[list[float], list[float]]:
-    """Recovered, and the mean squared dense change over sites and tokens, at each dose."""
+def _by_dose(run: PairedRun, loop: Loop, doses: Sequence[float]) -> list[list[float]]:
+    """At each dose: recovered, P(target) over the full patch's, and the mean squared dense change over sites and tokens."""
     none, full = Effect.of(run.unedited(), run.direction), Effect.of(run.patched(), run.direction)
     edited = run.edited(torch.tensor(doses), loop)
     span = (full.logit_difference - none.logit_difference).mean()
     effects = [Effect.of(logits, run.direction) for logits in edited.logits]
     sizes = torch.stack([delta.square().sum(-1).mean((1, 2)) for delta in edited.deltas]).sum(0)
-    return [float((effect.logit_difference - none.logit_difference).mean() / span) for effect in effects], sizes.tolist()
+    return [
+        [float((effect.logit_difference - none.logit_difference).mean() / span) for effect in effects],
+        [float(effect.p_target.mean() / full.p_target.mean()) for effect in effects],
+        sizes.tolist(),
+    ]
 
 
 def judge_paired(

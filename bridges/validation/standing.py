@@ -1,7 +1,7 @@
 """Choosing and judging a circuit's standing edits (METHOD §5, §6).
 
 Per direction: fit a `move` edit at every aligned site where the circuit has stream channels, choose site and strength on
-validation prompts (most flips, then least KL on unrelated text), report on held-out ones.
+training and validation prompts (enough flips on both, then least KL on unrelated text), report on held-out ones.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from sparse_model.settings import UserError
 
 STRENGTHS = (1.0, 1.5, 2.0, 3.0)
 ENOUGH_FLIPS = 0.95
-"""Validation flip rate above which a smaller disturbance is preferred to more flips."""
+"""Flip rate above which a smaller disturbance is preferred to more flips."""
 
 
 def choose_standing(
@@ -53,7 +53,8 @@ def choose_standing(
         edit = move_edit(circuit, fit_on, bridge, sparse, dense, place, text.h, claim)
         for strength in strengths:
             candidate = replace(edit, strength=strength)
-            tried.append((standing_effect(dense, candidate, choose_on).flips, candidate))
+            flips = min(standing_effect(dense, candidate, prompts).flips for prompts in (choose_on, fit_on))
+            tried.append((flips, candidate))
     if not tried:
         raise UserError(f"the circuit for '{circuit.task}' has no stream channel at an aligned site; prune it again")
     most = max(flips for flips, _ in tried)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sparse_model.layers import Attention, Mlp
+from sparse_model.model import SparseTransformer
 
 DENSE_SUFFIXES = ("sink_logit", "bigram_table")  # small or dense by definition
 
@@ -26,7 +27,7 @@ class SparseTensor:
 
 
 def sparse_tensors(model: nn.Module) -> tuple[SparseTensor, ...]:
-    """Every weight matrix, bias and embedding of the model; norm gains, sinks and bigram tables stay dense."""
+    """Every weight matrix, bias and embedding of the model; norm gains, sinks, bigram tables and sinusoids stay dense."""
     return tuple(_sparse_tensors(model))
 
 
@@ -38,8 +39,13 @@ def _sparse_tensors(model: nn.Module) -> Iterator[SparseTensor]:
         elif isinstance(module, Mlp):
             floors[module.c_fc.weight], floors[module.c_proj.weight] = 1, 0
     norms = {p for m in model.modules() if isinstance(m, nn.RMSNorm | nn.LayerNorm) for p in m.parameters()}
+    fixed = {
+        m.transformer["wpe"].weight
+        for m in model.modules()
+        if isinstance(m, SparseTransformer) and m.config.position != "none" and not m.config.position_trainable
+    }
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad and parameter not in norms and not name.endswith(DENSE_SUFFIXES):
+        if parameter not in norms | fixed and not name.endswith(DENSE_SUFFIXES):
             yield SparseTensor(name, parameter, floors.get(parameter))
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
 from cli.corpus import parse_source
 from sparse_model.settings import UserError
@@ -88,3 +89,28 @@ def test_what_is_no_corpus_is_refused(cli: Callable, tmp_path: Path) -> None:
         ran = cli("corpus", "show", path)
         assert (ran.code, ran.err.count("\n")) == (2, 1)
         assert str(path) in ran.err
+
+
+def test_blocks_can_be_made_in_the_tokens_of_an_existing_model(
+    cli: Callable, gpt2_folder: Path, tmp_path: Path
+) -> None:
+    line = [
+        "--source",
+        "tinypython",
+        *SMALL,
+        "--block-length",
+        "16",
+        "--tokenizer",
+        gpt2_folder,
+        "--out",
+        tmp_path / "out",
+    ]
+    built = cli("corpus", "build", *line, "--json").json
+    vocabularies = [
+        AutoTokenizer.from_pretrained(folder).get_vocab() for folder in (gpt2_folder, tmp_path / "out" / "tokenizer")
+    ]
+    assert vocabularies[0] == vocabularies[1]
+    assert built["vocab_size"] == len(vocabularies[0])
+    ran = cli("corpus", "build", *line[:-3], tmp_path / "missing", "--out", tmp_path / "other")
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert not (tmp_path / "other").exists()

@@ -28,8 +28,9 @@ from bridges.validation.isolation import ReferenceText
 from bridges.validation.manifold import NaturalReads
 
 DOSES = (0.0, 0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0)
-TOLERANCE = 0.15
-"""How far recovered may be from 1, and P(target) below the full patch's, for an edit to be called sufficient."""
+SUFFICIENT_RECOVERED = 0.85
+SUFFICIENT_P_TARGET = 0.8
+"""What a sufficient edit recovers, at least and (mirrored at 1) at most, and its P(target), of the full patch's."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,7 @@ class PairedChoice:
 def choose_paired(runs: Sequence[PairedRun], doses: Sequence[float] = DOSES) -> PairedChoice:
     """One loop and strength for all directions, from validation pairs.
 
-    Of the choices that are sufficient in their worst direction (recovered and P(target) within `TOLERANCE` of the full
-    patch), the one with the smallest dense change; without any, the one whose recovered is nearest to 1.
+    Of the choices that are sufficient in their worst direction, the one with the smallest dense change; without any, the one whose recovered is nearest to 1.
     """
     curves: dict[str, list[float]] = {}
     candidates: list[tuple[bool, float, float, Loop, float]] = []
@@ -56,7 +56,7 @@ def choose_paired(runs: Sequence[PairedRun], doses: Sequence[float] = DOSES) -> 
         curves[loop] = recovered_by_dose.mean(-1).tolist()
         for number, dose in enumerate(doses):
             miss = float(np.abs(recovered_by_dose[number] - 1).max())
-            is_sufficient = miss <= TOLERANCE and share_by_dose[number].min() >= 1 - TOLERANCE
+            is_sufficient = miss <= 1 - SUFFICIENT_RECOVERED and share_by_dose[number].min() >= SUFFICIENT_P_TARGET
             candidates.append((is_sufficient, miss, float(size_by_dose[number].mean()), loop, dose))
     sufficient = [candidate for candidate in candidates if candidate[0]]
     best = min(sufficient, key=lambda c: c[2]) if sufficient else min(candidates, key=lambda c: c[1])

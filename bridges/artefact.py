@@ -1,8 +1,8 @@
 """The bridge artefact: a folder with `bridge.json`, `bridge.safetensors` and the sparse model it was trained with.
 
-    OUT/bridge.json          alignment, widths, dense model id and fingerprint, sparse fingerprint, configs, evaluation
-    OUT/bridge.safetensors   encoders, decoders, RMS ratios
-    OUT/sparse/              the sparse model, with tokenizer
+OUT/bridge.json          alignment, widths, dense model id and fingerprint, sparse fingerprint, configs, evaluation
+OUT/bridge.safetensors   encoders, decoders, RMS ratios
+OUT/sparse/              the sparse model, with tokenizer
 """
 
 from dataclasses import dataclass
@@ -51,7 +51,11 @@ class BridgeArtefact:
 
 
 def save_bridge(
-    folder: Path, bridge: Bridge, sparse: SparseTransformer, tokenizer: PreTrainedTokenizerBase, description: dict[str, Any]
+    folder: Path,
+    bridge: Bridge,
+    sparse: SparseTransformer,
+    tokenizer: PreTrainedTokenizerBase,
+    description: dict[str, Any],
 ) -> None:
     """Write the parts into an existing folder; `description` holds at least `dense: {name, fingerprint}`."""
     sparse.save_pretrained(folder / "sparse")
@@ -63,7 +67,10 @@ def save_bridge(
         "d_dense": bridge.d_dense,
         "topk_fraction": bridge.topk_fraction,
     }
-    write_json(folder / "bridge.json", {**shape, "sparse_fingerprint": model_fingerprint(sparse), "versions": versions(), **description})
+    write_json(
+        folder / "bridge.json",
+        {**shape, "sparse_fingerprint": model_fingerprint(sparse), "versions": versions(), **description},
+    )
 
 
 def load_bridge(folder: Path, device: str = "cpu") -> BridgeArtefact:
@@ -76,7 +83,9 @@ def load_bridge(folder: Path, device: str = "cpu") -> BridgeArtefact:
     description = read_json(folder, "bridge.json", "bridge")
     sparse = SparseTransformer.from_pretrained(folder / "sparse")
     if model_fingerprint(sparse) != description["sparse_fingerprint"]:
-        raise UserError(f"{folder / 'sparse'}: is not the sparse model this bridge was trained with; restore or retrain it")
+        raise UserError(
+            f"{folder / 'sparse'}: is not the sparse model this bridge was trained with; restore or retrain it"
+        )
     alignment = SiteAlignment(
         tuple(AlignedSite(s, d) for s, d in description["alignment"]["sites"]), description["alignment"]["is_identity"]
     )
@@ -85,7 +94,9 @@ def load_bridge(folder: Path, device: str = "cpu") -> BridgeArtefact:
     try:
         bridge.load_state_dict(tensors)
     except RuntimeError as error:
-        raise UserError(f"{folder}: bridge.safetensors does not fit bridge.json ({' '.join(str(error).split())})") from None
+        raise UserError(
+            f"{folder}: bridge.safetensors does not fit bridge.json ({' '.join(str(error).split())})"
+        ) from None
     tokenizer = AutoTokenizer.from_pretrained(folder / "sparse")
     for module in (bridge, sparse):
         module.to(device).eval().requires_grad_(False)
@@ -101,5 +112,7 @@ def measure_rms_ratio(
     h_sparse = residual_sites(sparse, sparse.walk(tokens))
     h_dense = residual_sites(dense, dense.walk(tokens))
     for j, site in enumerate(bridge.alignment.sites):
-        ratio = h_sparse[site.sparse].square().mean(-1).sqrt().mean() / h_dense[site.dense].square().mean(-1).sqrt().mean()
+        ratio = (
+            h_sparse[site.sparse].square().mean(-1).sqrt().mean() / h_dense[site.dense].square().mean(-1).sqrt().mean()
+        )
         bridge.rms_ratio[j] = ratio

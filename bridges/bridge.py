@@ -26,7 +26,9 @@ class Bridge(nn.Module):
     rms_ratio: Tensor
     """ρ_j = RMS(h^s)/RMS(h^d) over reference text (METHOD §5), one per aligned site; set after training."""
 
-    def __init__(self, alignment: SiteAlignment, d_sparse: int, d_dense: int, topk_fraction: float, seed: int = 0) -> None:
+    def __init__(
+        self, alignment: SiteAlignment, d_sparse: int, d_dense: int, topk_fraction: float, seed: int = 0
+    ) -> None:
         super().__init__()
         self.alignment, self.d_sparse, self.d_dense = alignment, d_sparse, d_dense
         self.topk_fraction = topk_fraction

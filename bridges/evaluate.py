@@ -70,19 +70,30 @@ def evaluate_bridge(
             for name, figure in figures.items():
                 site.setdefault(name, []).append(figure)
     overall: dict[str, Any] = {
-        name: mean_estimate(torch.cat(values).double().cpu().numpy(), seed).to_json() for name, values in collected.items()
+        name: mean_estimate(torch.cat(values).double().cpu().numpy(), seed).to_json()
+        for name, values in collected.items()
     }
     overall["density"] = density_report(sparse)["total"]
     overall["tokens"] = int(blocks.size)
     sites = [
-        {"sparse_site": aligned.sparse, "dense_site": aligned.dense, **{name: float(np.mean(v)) for name, v in figures.items()}}
+        {
+            "sparse_site": aligned.sparse,
+            "dense_site": aligned.dense,
+            **{name: float(np.mean(v)) for name, v in figures.items()},
+        }
         for aligned, figures in zip(bridge.alignment.sites, per_site, strict=True)
     ]
     return BridgeEvaluation(overall, sites)
 
 
 def _one_batch(
-    sparse: SparseTransformer, dense: ResidualStack, bridge: Bridge, tokens: Tensor, unigram: Tensor, paths: int, generator: torch.Generator
+    sparse: SparseTransformer,
+    dense: ResidualStack,
+    bridge: Bridge,
+    tokens: Tensor,
+    unigram: Tensor,
+    paths: int,
+    generator: torch.Generator,
 ) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
     sites = bridge.alignment.sites
     walks = sparse.walk(tokens), dense.walk(tokens)

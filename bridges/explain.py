@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from bridges.artefact import BridgeArtefact
@@ -115,5 +114,3 @@ def dense_accuracy(dense: DenseStack, pairs: TokenPairs) -> float:
     batch = pairs.prompts()
     logits = dense.model(batch.tokens).logits[torch.arange(len(batch.tokens)), batch.last]
     return float(accuracy(logits, batch.answer, batch.other))
-
-

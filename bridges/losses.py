@@ -58,7 +58,9 @@ def kl_of_streams(
     totals = []
     for stream in streams.view(k, batch, T, -1):
         parts = [
-            piece(stream, spans[0]) if len(spans) == 1 else checkpoint(piece, stream[:, span], span, use_reentrant=False)
+            piece(stream, spans[0])
+            if len(spans) == 1
+            else checkpoint(piece, stream[:, span], span, use_reentrant=False)
             for span in spans
         ]
         totals.append(torch.stack(parts).sum() / (batch * T))

@@ -82,7 +82,9 @@ class BridgedObjective(nn.Module):
         weight = len(sites) / len(chosen)
         if config.dense_to_sparse:
             tails = run_tails(self.sparse, sparse_walk, {sites[j].sparse: encoded[j] for j in chosen})
-            terms["dense_to_sparse"] = weight * kl_of_streams(target, sparse_walk.unembed, tails, B, logits.shape[-1]).sum()
+            terms["dense_to_sparse"] = (
+                weight * kl_of_streams(target, sparse_walk.unembed, tails, B, logits.shape[-1]).sum()
+            )
         if config.sparse_to_dense:
             tails = run_tails(dense, dense_walk, {sites[j].dense: decoded[j] for j in chosen})
             terms["sparse_to_dense"] = (
@@ -125,7 +127,9 @@ def choose_crossings(sites: int, count: int, draw: int) -> list[int]:
     return sorted(order[:count].tolist())
 
 
-def run_tails(stack: ResidualStack, walk: Walk, entries: Mapping[int, Float[Tensor, "B T D"]]) -> Float[Tensor, "kB T D"]:
+def run_tails(
+    stack: ResidualStack, walk: Walk, entries: Mapping[int, Float[Tensor, "B T D"]]
+) -> Float[Tensor, "kB T D"]:
     """Final streams of the tails that start at the given sites, stacked in ascending order of site."""
     last = len(stack.sublayers)
     streams: Tensor | None = None

@@ -79,7 +79,11 @@ def read_recipe(path: Path) -> Recipe:
 def make_models(recipe: Recipe, folder: Path, device: str = "cpu") -> Models:
     """Build or go on building `corpus`, `dense` and `bridge` in `folder`; steps that are done are kept."""
     folder = Path(folder)
-    data = Corpus.load(folder / "corpus") if (folder / "corpus").exists() else build_corpus(recipe.corpus, folder / "corpus")
+    data = (
+        Corpus.load(folder / "corpus")
+        if (folder / "corpus").exists()
+        else build_corpus(recipe.corpus, folder / "corpus")
+    )
     if not (folder / "dense").exists():
         network = make_gpt2(recipe.dense, data.tokenizer, data.block_length, recipe.dense_train.seed)
         train_artefact(

@@ -11,7 +11,12 @@ from sparse_model.corpus.tinypython import TinyPython
 
 
 def builtin_blocks(
-    tokenizer: PreTrainedTokenizerBase, split: Split, blocks: int, block_length: int, source: str = "tinypython", seed: int = 0
+    tokenizer: PreTrainedTokenizerBase,
+    split: Split,
+    blocks: int,
+    block_length: int,
+    source: str = "tinypython",
+    seed: int = 0,
 ) -> NDArray[np.integer]:
     """Blocks [N, T] of `tinypython` or `stdlib`, made on the spot."""
     origin = TinyPython(seed) if source == "tinypython" else Stdlib()

@@ -41,7 +41,9 @@ def ratio_estimate(numerator: NDArray[np.floating], denominator: NDArray[np.floa
     return statistic_estimate((numerator, denominator), ratio, seed)
 
 
-def statistic_estimate(samples: tuple[NDArray[np.floating], ...], statistic: Callable[..., object], seed: int = 0) -> Estimate:
+def statistic_estimate(
+    samples: tuple[NDArray[np.floating], ...], statistic: Callable[..., object], seed: int = 0
+) -> Estimate:
     """A statistic of paired samples with its percentile bootstrap interval (scipy).
 
     Args:

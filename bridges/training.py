@@ -44,7 +44,9 @@ def train_bridge(
     """
     torch.manual_seed(train.seed)
     sparse = SparseTransformer(shape.config(dense.vocab_size, train_blocks.shape[1])).to(device)
-    bridge = Bridge(align(sparse, dense), sparse.d_model, dense.d_model, bridge_config.topk_fraction, train.seed).to(device)
+    bridge = Bridge(align(sparse, dense), sparse.d_model, dense.d_model, bridge_config.topk_fraction, train.seed).to(
+        device
+    )
     objective = BridgedObjective(sparse, dense, bridge, bridge_config)
     identity = {
         "dense": {"name": dense_name, "fingerprint": dense.fingerprint},
@@ -56,7 +58,8 @@ def train_bridge(
     def write(folder: Path) -> None:
         measure_rms_ratio(sparse, dense, bridge, train_blocks[:REFERENCE_BLOCKS], device)
         evaluation = {
-            name: evaluate_bridge(sparse, dense, bridge, blocks, device=device).to_json() for name, blocks in held_out.items()
+            name: evaluate_bridge(sparse, dense, bridge, blocks, device=device).to_json()
+            for name, blocks in held_out.items()
         }
         description.update({"dense": identity["dense"], "config": bridge_config.to_json(), "evaluation": evaluation})
         save_bridge(folder, bridge, sparse, tokenizer, description)

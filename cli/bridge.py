@@ -13,8 +13,12 @@ from sparse_model.training.config import TrainConfig
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=__doc__)
 
-Model = Annotated[str, typer.Argument(help="Hugging Face id, folder, or folder holding one .gguf file", show_default=False)]
-CorpusOption = Annotated[Path, typer.Option("--corpus", help="a corpus folder in the model's own tokens", show_default=False)]
+Model = Annotated[
+    str, typer.Argument(help="Hugging Face id, folder, or folder holding one .gguf file", show_default=False)
+]
+CorpusOption = Annotated[
+    Path, typer.Option("--corpus", help="a corpus folder in the model's own tokens", show_default=False)
+]
 
 
 @app.callback()
@@ -78,7 +82,13 @@ def evaluate(
     check_vocabulary(data, pairing.tokenizer)
     found = {
         name: evaluate_bridge(
-            pairing.artefact.sparse, pairing.stack, pairing.artefact.bridge, held_out[:blocks], mixed_paths=paths, seed=seed, device=device
+            pairing.artefact.sparse,
+            pairing.stack,
+            pairing.artefact.bridge,
+            held_out[:blocks],
+            mixed_paths=paths,
+            seed=seed,
+            device=device,
         ).to_json()
         for name, held_out in data.held_out.items()
     }
@@ -100,7 +110,7 @@ def show(evaluation: dict[str, Any], as_json: bool) -> None:
             f"{source}: held-out text, nats per token, 95 % intervals over sequences",
             ("", "value"),
             rows,
-            f"nonzero weights {found['density']:.2%}; {found['tokens']} tokens; kl unigram is the yardstick: predicting token frequencies",
+            f"nonzero weights {found['density']:.2%}; {found['tokens']} tokens; the yardstick kl unigram predicts frequencies",
         )
         print_table(
             f"{source}: aligned sites",
@@ -108,7 +118,10 @@ def show(evaluation: dict[str, Any], as_json: bool) -> None:
             [
                 [
                     f"{site['sparse_site']} = {site['dense_site']}",
-                    *(f"{site[key]:.3f}" for key in ("nmse_encoder", "nmse_decoder", "kl_dense_to_sparse", "kl_sparse_to_dense")),
+                    *(
+                        f"{site[key]:.3f}"
+                        for key in ("nmse_encoder", "nmse_decoder", "kl_dense_to_sparse", "kl_sparse_to_dense")
+                    ),
                 ]
                 for site in found["sites"]
             ],

@@ -12,13 +12,16 @@ from sparse_model.circuits.prune import PruneConfig
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=__doc__)
 
 ModelArgument = Annotated[
-    Path, typer.Argument(help="a sparse model folder, or a bridge folder (its sparse model is taken)", show_default=False)
+    Path,
+    typer.Argument(help="a sparse model folder, or a bridge folder (its sparse model is taken)", show_default=False),
 ]
 CircuitArgument = Annotated[Path, typer.Argument(help="a circuit folder", show_default=False)]
 ModelOption = Annotated[
     Path, typer.Option("--model", help="the sparse model or bridge the circuit was pruned from", show_default=False)
 ]
-PairsOption = Annotated[int, typer.Option("--evaluate-pairs", min=2, help="held-out pairs to evaluate on")]
+PairsOption = Annotated[
+    int, typer.Option("--evaluate-pairs", min=2, help="pairs to decide on, and held-out pairs to report on")
+]
 
 
 @app.callback()
@@ -46,27 +49,23 @@ def prune(
     """
     from dataclasses import replace
 
-    from cli.loading import text_blocks
+    from bridges.explain import task_splits
+    from cli.loading import load_sparse, load_tokenizer, text_blocks
     from sparse_model.circuits.ablation import ablation_values
     from sparse_model.circuits.evaluate import evaluate_circuit
     from sparse_model.circuits.prune import prune as find_circuit
     from sparse_model.settings import UserError
     from sparse_model.tasks import find_task
-    from sparse_model.tasks.token_pairs import tokenise_pairs
 
     if out.exists() and not overwrite:
         raise UserError(f"{out}: already exists; choose another --out or pass --overwrite")
-    sparse, tokenizer = load_sparse(model, check_device(device))
-    chosen = find_task(task)
-    pairs = {
-        split: tokenise_pairs(chosen, tokenizer, count, split, prune.seed).to(device)
-        for split, count in (("train", prune.pairs), ("validation", prune.pairs // 2), ("held_out", evaluate_pairs))
-    }
+    sparse, tokenizer = load_sparse(model, check_device(device)), load_tokenizer(model)
+    splits = task_splits(find_task(task), tokenizer, prune.pairs, evaluate_pairs, prune.seed, device)
     values = ablation_values(
         sparse, text_blocks(tokenizer, "train", blocks, sparse.config.block_size, corpus), prune.ablation
     )
-    circuit = find_circuit(sparse, pairs["train"], pairs["validation"], values, prune)
-    evaluation = evaluate_circuit(sparse, circuit, pairs["held_out"], seed=prune.seed).to_json()
+    circuit = find_circuit(sparse, splits.train, splits.validation, values, prune)
+    evaluation = evaluate_circuit(sparse, circuit, splits.held_out, seed=prune.seed).to_json()
     circuit = replace(circuit, metrics={**circuit.metrics, "evaluation": evaluation})
     circuit.save(out, overwrite)
     say(f"circuit written to {out}")
@@ -77,7 +76,9 @@ def prune(
 def evaluate(
     circuit: CircuitArgument,
     model: ModelOption,
-    task: Annotated[str | None, typer.Option("--task", help="another task's name or .jsonl file; unset: the circuit's own")] = None,
+    task: Annotated[
+        str | None, typer.Option("--task", help="another task's name or .jsonl file; unset: the circuit's own")
+    ] = None,
     pairs: PairsOption = 128,
     draws: Annotated[int, typer.Option("--draws", min=1, help="random node sets per control")] = 100,
     seed: Seed = 0,
@@ -88,13 +89,14 @@ def evaluate(
 
     Example: sparsebridge circuit evaluate runs/closing_quote --model runs/bridge
     """
+    from cli.loading import load_sparse, load_tokenizer
     from sparse_model.circuits.circuit import Circuit
     from sparse_model.circuits.evaluate import evaluate_circuit
     from sparse_model.tasks import find_task
     from sparse_model.tasks.token_pairs import tokenise_pairs
 
     loaded = Circuit.load(circuit)
-    sparse, tokenizer = load_sparse(model, check_device(device))
+    sparse, tokenizer = load_sparse(model, check_device(device)), load_tokenizer(model)
     loaded.check_model(sparse, str(model))
     held_out = tokenise_pairs(find_task(task or loaded.task), tokenizer, pairs, "held_out", seed).to(device)
     show_evaluation(loaded.task, evaluate_circuit(sparse, loaded, held_out, draws, seed).to_json(), as_json)
@@ -106,10 +108,11 @@ def show(circuit: CircuitArgument, model: ModelOption, as_json: Json = False) ->
 
     Example: sparsebridge circuit show runs/closing_quote --model runs/bridge
     """
+    from cli.loading import load_sparse
     from sparse_model.circuits.circuit import Circuit, circuit_edges
 
     loaded = Circuit.load(circuit)
-    sparse, _ = load_sparse(model, "cpu")
+    sparse = load_sparse(model, "cpu")
     loaded.check_model(sparse, str(model))
     edges = list(circuit_edges(sparse, loaded.keep))
     if as_json:
@@ -136,17 +139,6 @@ def show(circuit: CircuitArgument, model: ModelOption, as_json: Json = False) ->
     )
 
 
-def load_sparse(folder: Path, device: str) -> tuple[Any, Any]:
-    """A sparse model and its tokenizer from a model or bridge folder.
-
-    Raises:
-        UserError: the folder holds neither.
-    """
-    from cli.loading import load_sparse, load_tokenizer
-
-    return load_sparse(folder, device), load_tokenizer(folder)
-
-
 def show_evaluation(task: str, found: dict[str, Any], as_json: bool) -> None:
     """Print a circuit's figures beside their controls."""
     if as_json:
@@ -157,8 +149,18 @@ def show_evaluation(task: str, found: dict[str, Any], as_json: bool) -> None:
         ("", "circuit", "compared to", ""),
         [
             ["alone (sufficiency)", f"{found['task_loss']:.3f}", "whole model", f"{found['full_loss']:.3f}"],
-            ["alone, calibrated", f"{found['calibrated_loss']:.3f}", "random nodes alone", f"{found['random_circuit_loss']:.3f}"],
-            ["removed (necessity)", f"{found['necessity_loss']:.3f}", "random nodes removed", f"{found['necessity_random_loss']:.3f}"],
+            [
+                "alone, calibrated",
+                f"{found['calibrated_loss']:.3f}",
+                "random nodes alone",
+                f"{found['random_circuit_loss']:.3f}",
+            ],
+            [
+                "removed (necessity)",
+                f"{found['necessity_loss']:.3f}",
+                "random nodes removed",
+                f"{found['necessity_random_loss']:.3f}",
+            ],
             ["", "", "sets from all nodes removed", f"{found['necessity_any_loss']:.3f}"],
             ["accuracy alone", f"{found['circuit_accuracy']:.3f}", "whole model", f"{found['accuracy']:.3f}"],
         ],

@@ -15,16 +15,24 @@ BUNDLED = Path(__file__).parent / "bundled"
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option("--out", "-o", help="folder for the report (an earlier report there is replaced)")] = Path(
-        "sparsebridge-demo"
-    ),
-    task: Annotated[list[str] | None, typer.Option("--task", help="a task to explain; repeatable; unset: the recipe's")] = None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="folder for the report (an earlier report there is replaced)")
+    ] = Path("sparsebridge-demo"),
+    task: Annotated[
+        list[str] | None, typer.Option("--task", help="a task to explain; repeatable; unset: the recipe's")
+    ] = None,
     recipe: Annotated[Path, typer.Option("--recipe", help="the recipe to follow")] = BUNDLED / "recipe.toml",
     from_scratch: Annotated[
-        bool, typer.Option("--from-scratch", help="also train the dense model, the sparse model and the bridges (about an hour)")
+        bool,
+        typer.Option(
+            "--from-scratch", help="also train the dense model, the sparse model and the bridges (about an hour)"
+        ),
     ] = False,
     models: Annotated[
-        Path | None, typer.Option("--models", help="folder with dense/ and bridge/, made by --from-scratch; unset: the bundled ones")
+        Path | None,
+        typer.Option(
+            "--models", help="folder with dense/ and bridge/, made by --from-scratch; unset: the bundled ones"
+        ),
     ] = None,
     device: Device = "cpu",
     as_json: Json = False,
@@ -121,25 +129,44 @@ def show(report: dict[str, Any]) -> None:
         f"sparse model: {report['density']:.2%} of weights nonzero",
         ("nats/token", "CE dense", "CE sparse", "KL dense‖sparse", "KL unigram"),
         [
-            [name, *(f"{found[key]['value']:.4f}" for key in ("ce_dense", "ce_sparse", "kl_dense_sparse", "kl_unigram"))]
+            [
+                name,
+                *(f"{found[key]['value']:.4f}" for key in ("ce_dense", "ce_sparse", "kl_dense_sparse", "kl_unigram")),
+            ]
             for name, found in held_out.items()
         ],
     )
     for name, task in report["tasks"].items():
         low = task["p_target"]
         rows = [
-            ["circuit alone, task loss", f"{task['task_loss']:.3f}", f"whole model {task['task_loss_full_model']:.3f}, chance 0.693"],
-            ["circuit removed, task loss", f"{task['necessity_loss']:.3f}", f"as many nodes outside it {task['necessity_random_loss']:.4f}"],
+            [
+                "circuit alone, task loss",
+                f"{task['task_loss']:.3f}",
+                f"whole model {task['task_loss_full_model']:.3f}, chance 0.693",
+            ],
+            [
+                "circuit removed, task loss",
+                f"{task['necessity_loss']:.3f}",
+                f"as many nodes outside it {task['necessity_random_loss']:.4f}",
+            ],
             *(
                 [f"paired edit {direction.replace('_to_', ' → ')}, recovered", interval(found, 2), "full patch 1"]
                 for direction, found in task["recovered"].items()
             ),
             ["random directions, recovered", f"{task['random_recovered']:.3f}", f"p {task['p_value']:.4f}"],
-            ["P(target) edited", f"{low['edited']:.3f}", f"none {low['none']:.3f}, random {low['random']:.3f}, full patch {low['full_patch']:.3f}"],
+            [
+                "P(target) edited",
+                f"{low['edited']:.3f}",
+                f"none {low['none']:.3f}, random {low['random']:.3f}, full patch {low['full_patch']:.3f}",
+            ],
             ["standing edit, flips", f"{task['standing_flip_rate']:.3f}", "unedited 0"],
             ["standing edit, KL elsewhere", f"{task['isolation_kl']:.4f}", "limit 0.02 nats/token"],
         ]
-        print_table(f"{name}: {task['verdict']}; {task['nodes']} nodes, {task['edges']} edges", ("held-out prompts", "value", "compared to"), rows)
+        print_table(
+            f"{name}: {task['verdict']}; {task['nodes']} nodes, {task['edges']} edges",
+            ("held-out prompts", "value", "compared to"),
+            rows,
+        )
     for name, task in report["tasks"].items():
         for gate in task["details"]["verdict"]["gates"]:
             if not gate["passed"]:

@@ -57,12 +57,14 @@ def train(
         print_json({"out": str(out), "final": rows[-1]})
 
 
-
 @app.command()
 def check(
-    model: Annotated[str, typer.Argument(help="Hugging Face id, folder, or folder holding one .gguf file", show_default=False)],
+    model: Annotated[
+        str, typer.Argument(help="Hugging Face id, folder, or folder holding one .gguf file", show_default=False)
+    ],
     dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"], typer.Option("--dtype", help="float32 is where the probe proves most")
+        Literal["float32", "bfloat16", "float16"],
+        typer.Option("--dtype", help="float32 is where the probe proves most"),
     ] = "float32",
     device_map: Annotated[
         str | None, typer.Option("--device-map", help="'auto' spreads a large model over devices (accelerate)")
@@ -91,7 +93,11 @@ def check(
         for values, layers in groups.items():
             span = layers[0] if len(layers) == 1 else f"{layers[0]}–{layers[-1]}"
             names = [key for key in columns if key != "layer"]
-            print_table(f"{report.architecture}, layers {span}", ("role", "resolved to"), [[k, v] for k, v in zip(names, values, strict=True)])
+            print_table(
+                f"{report.architecture}, layers {span}",
+                ("role", "resolved to"),
+                [[k, v] for k, v in zip(names, values, strict=True)],
+            )
         rows = [
             ["logits", f"{report.max_logit_error:.2e}"],
             ["residual = previous + contributions", f"{report.max_residual_error:.2e}"],

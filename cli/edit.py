@@ -43,7 +43,8 @@ def map_(
     out: Out,
     dense: DenseOption = None,
     form: Annotated[
-        Literal["paired", "standing"], typer.Option("--form", help="paired: towards a second prompt; standing: a rule of its own")
+        Literal["paired", "standing"],
+        typer.Option("--form", help="paired: towards a second prompt; standing: a rule of its own"),
     ] = "standing",
     direction: Annotated[
         Literal["a_to_b", "b_to_a"], typer.Option("--direction", help="which answer a standing edit moves to which")
@@ -55,9 +56,12 @@ def map_(
         list[str] | None, typer.Option("--node", help="map only this node, such as 1.mlp.act_in:17; repeatable")
     ] = None,
     rule: Annotated[
-        Literal["move", "ablate", "scale", "clamp", "add"], typer.Option("--rule", help="standing: what happens to the nodes")
+        Literal["move", "ablate", "scale", "clamp", "add"],
+        typer.Option("--rule", help="standing: what happens to the nodes"),
     ] = "move",
-    value: Annotated[float | None, typer.Option("--value", help="for clamp and add, in stream units of the sparse model")] = None,
+    value: Annotated[
+        float | None, typer.Option("--value", help="for clamp and add, in stream units of the sparse model")
+    ] = None,
     task: TaskOfOwn = None,
     corpus: CorpusText = None,
     blocks: TextBlocks = 48,
@@ -84,11 +88,26 @@ def map_(
     loaded.check_model(pairing.artefact.sparse, str(bridge))
     if form == "paired":
         if rule != "move" or value is not None:
-            raise UserError("--rule and --value belong to standing edits; a paired edit follows its counterfactual prompt")
+            raise UserError(
+                "--rule and --value belong to standing edits; a paired edit follows its counterfactual prompt"
+            )
         description = map_paired(pairing, loaded, node or [], loop, strength, out, overwrite)
     else:
         description = map_standing(
-            pairing, loaded, node or [], rule, value, direction, task, corpus, blocks, pairs, strength, seed, out, overwrite
+            pairing,
+            loaded,
+            node or [],
+            rule,
+            value,
+            direction,
+            task,
+            corpus,
+            blocks,
+            pairs,
+            strength,
+            seed,
+            out,
+            overwrite,
         )
     say(f"edit written to {out}")
     if as_json:
@@ -112,12 +131,15 @@ def apply(
     ] = None,
     strength: Strength = None,
     where: Annotated[
-        Literal["prompt", "generated", "both"], typer.Option("--where", help="standing edits: which positions it may touch")
+        Literal["prompt", "generated", "both"],
+        typer.Option("--where", help="standing edits: which positions it may touch"),
     ] = "both",
     tokens: Annotated[int, typer.Option("--tokens", min=1, help="tokens to generate")] = 24,
     sample: Annotated[bool, typer.Option("--sample/--greedy", help="sample, or take the most likely token")] = False,
     temperature: Annotated[float, typer.Option("--temperature", min=0.01, help="of sampling")] = 1.0,
-    cache: Annotated[bool, typer.Option("--cache/--no-cache", help="use the key–value cache (same tokens either way)")] = True,
+    cache: Annotated[
+        bool, typer.Option("--cache/--no-cache", help="use the key–value cache (same tokens either way)")
+    ] = True,
     seed: Seed = 0,
     device: Device = "cpu",
     as_json: Json = False,
@@ -129,7 +151,18 @@ def apply(
     from cli.editing import generate
 
     found = generate(
-        edit, dense, prompt, counterfactual, strength, where, tokens, sample, temperature, cache, seed, check_device(device)
+        edit,
+        dense,
+        prompt,
+        counterfactual,
+        strength,
+        where,
+        tokens,
+        sample,
+        temperature,
+        cache,
+        seed,
+        check_device(device),
     )
     if as_json:
         print_json(found)
@@ -149,9 +182,15 @@ def validate(
     task: TaskOfOwn = None,
     corpus: CorpusText = None,
     blocks: TextBlocks = 48,
-    pairs: Annotated[int, typer.Option("--pairs", min=4, help="held-out pairs to report on, and as many to choose on")] = 64,
-    draws: Annotated[int, typer.Option("--draws", min=1, help="norm-matched random edits per direction; 100 for p < 0.01")] = 100,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="also write report.json and report.html to this folder")] = None,
+    pairs: Annotated[
+        int, typer.Option("--pairs", min=4, help="held-out pairs to report on, and as many to choose on")
+    ] = 64,
+    draws: Annotated[
+        int, typer.Option("--draws", min=1, help="norm-matched random edits per direction; 100 for p < 0.01")
+    ] = 100,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="also write report.json and report.html to this folder")
+    ] = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     device: Device = "cpu",
@@ -187,16 +226,32 @@ def show_validation(task: str, report: dict[str, Any]) -> None:
         arrow = name.replace("_to_", " → ")
         p = {key: found[key]["p_target"]["value"] for key in ("none", "edited", "random", "full_patch")}
         rows += [
-            [f"{arrow} recovered", interval(found["recovered"], 2), f"random {found['random']['recovered']:.2f}, full patch 1"],
-            [f"{arrow} P(target)", f"{p['edited']:.3f}", f"none {p['none']:.3f}, random {p['random']:.3f}, full patch {p['full_patch']:.3f}"],
+            [
+                f"{arrow} recovered",
+                interval(found["recovered"], 2),
+                f"random {found['random']['recovered']:.2f}, full patch 1",
+            ],
+            [
+                f"{arrow} P(target)",
+                f"{p['edited']:.3f}",
+                f"none {p['none']:.3f}, random {p['random']:.3f}, full patch {p['full_patch']:.3f}",
+            ],
         ]
     for name, found in report["standing"].items():
         arrow = name.replace("_to_", " → ")
         rows += [
-            [f"{arrow} standing flips", interval(found["flip_rate"], 2), "unedited: wrong answer on every prompt it gets right"],
+            [
+                f"{arrow} standing flips",
+                interval(found["flip_rate"], 2),
+                "unedited: wrong answer on every prompt it gets right",
+            ],
             [f"{arrow} isolation KL", interval(found["isolation"]["kl"], 4), "limit 0.02 nats/token"],
         ]
-    print_table(f"{task}: paired edit, {report['choice']['loop']} loop, strength {report['choice']['strength']}", ("", "value", "compared to"), rows)
+    print_table(
+        f"{task}: paired edit, {report['choice']['loop']} loop, strength {report['choice']['strength']}",
+        ("", "value", "compared to"),
+        rows,
+    )
     for gate in report["verdict"]["gates"]:
         mark = "pass" if gate["passed"] else "FAIL"
         more = "" if gate["passed"] else f" — {gate['meaning']}"

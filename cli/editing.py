@@ -63,7 +63,9 @@ def map_standing(
     )
     if rule == "move":
         if nodes or value is not None:
-            raise UserError("--node and --value need a --rule of ablate, scale, clamp or add; move takes the whole circuit")
+            raise UserError(
+                "--node and --value need a --rule of ablate, scale, clamp or add; move takes the whole circuit"
+            )
         splits = task_splits(find_task(task or circuit.task), artefact.tokenizer, pairs, max(2, pairs // 2), seed)
         forward = direction == "a_to_b"
         edit = choose_standing(
@@ -139,7 +141,8 @@ def generate(
     limit = getattr(stack.model.config, "max_position_embeddings", None)
     if limit is not None and tokens.shape[1] + new_tokens > limit:
         raise UserError(
-            f"{tokens.shape[1]} prompt tokens and {new_tokens} new ones exceed the model's {limit}; shorten the prompt or lower --tokens"
+            f"{tokens.shape[1]} prompt tokens and {new_tokens} new ones exceed the model's {limit}; shorten --prompt "
+            "or lower --tokens"
         )
 
     def run(context: AbstractContextManager[None]) -> str:
@@ -156,9 +159,7 @@ def generate(
             )
         return str(tokenizer.decode(found[0, tokens.shape[1] :], skip_special_tokens=True))
 
-    applied = (
-        edit.applied(stack, strength, where) if other is None else edit.applied(stack, tokens, other, strength)
-    )
+    applied = edit.applied(stack, strength, where) if other is None else edit.applied(stack, tokens, other, strength)
     return {
         "claim": edit.claim,
         "strength": edit.strength if strength is None else strength,

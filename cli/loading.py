@@ -107,7 +107,9 @@ def load_pairing(bridge: Path, dense: str | None, device: str = "cpu") -> Pairin
     return Pairing(stack, tokenizer, artefact)
 
 
-def text_blocks(tokenizer: Any, split: str, blocks: int, length: int, corpus: Path | None, source: str = "tinypython") -> Any:
+def text_blocks(
+    tokenizer: Any, split: str, blocks: int, length: int, corpus: Path | None, source: str = "tinypython"
+) -> Any:
     """Token blocks [N, T] of a corpus folder, or of tinypython made on the spot.
 
     Raises:

@@ -82,7 +82,9 @@ def run(arguments: list[str]) -> int:
             raise
         return _fail(str(error), 2)
     except ModuleNotFoundError as error:
-        return _fail(f"the package '{error.name}' is not installed; install it, or reinstall sparsebridge with its extras", 3)
+        return _fail(
+            f"the package '{error.name}' is not installed; install it, or reinstall sparsebridge with its extras", 3
+        )
     except OSError as error:
         return _fail(f"{error.filename or 'the file system'}: {error.strerror or error}", 3)
     except Exception as error:

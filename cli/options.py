@@ -26,10 +26,14 @@ DenseOption = Annotated[
 ]
 BridgeOption = Annotated[Path, typer.Option("--bridge", help="a bridge folder", show_default=False)]
 CorpusText = Annotated[
-    Path | None, typer.Option("--corpus", help="a corpus folder for reference text; unset: tinypython, made on the spot")
+    Path | None,
+    typer.Option("--corpus", help="a corpus folder for reference text; unset: tinypython, made on the spot"),
 ]
 TaskOption = Annotated[
-    str, typer.Option("--task", help="a task's name (see sparsebridge task list) or a .jsonl file of pairs", show_default=False)
+    str,
+    typer.Option(
+        "--task", help="a task's name (see sparsebridge task list) or a .jsonl file of pairs", show_default=False
+    ),
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="of every random choice")]
 

@@ -12,8 +12,12 @@ app = typer.Typer(rich_markup_mode=None, help=__doc__)
 
 @app.command()
 def report(
-    path: Annotated[Path, typer.Argument(help="an artefact folder: report, bridge, circuit, edit, model", show_default=False)],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="file to write; unset: report.html inside PATH")] = None,
+    path: Annotated[
+        Path, typer.Argument(help="an artefact folder: report, bridge, circuit, edit, model", show_default=False)
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="file to write; unset: report.html inside PATH")
+    ] = None,
 ) -> None:
     """Draw an artefact as one HTML page without outside references.
 

@@ -77,7 +77,9 @@ def _row_threshold(magnitude: Tensor, k: int) -> Tensor:
     else:
         threads = torch.get_num_threads()
         parts = np.array_split(rows, max(threads, 1))
-        found = np.concatenate(list(_pool(threads).map(lambda part: np.partition(part, place, axis=-1)[:, place], parts)))
+        found = np.concatenate(
+            list(_pool(threads).map(lambda part: np.partition(part, place, axis=-1)[:, place], parts))
+        )
     return torch.from_numpy(np.ascontiguousarray(found)).view(*magnitude.shape[:-1], 1)
 
 

@@ -77,7 +77,9 @@ def read_json(folder: Path, name: str, kind: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{path}: is no table of keys; the {kind} is damaged, make it again")
     if values.get("schema_version", 0) > SCHEMA_VERSION:
-        raise UserError(f"{path}: schema {values['schema_version']} is newer than this version knows; update sparsebridge")
+        raise UserError(
+            f"{path}: schema {values['schema_version']} is newer than this version knows; update sparsebridge"
+        )
     return values
 
 
@@ -97,7 +99,9 @@ def read_tensors(path: Path, kind: str) -> dict[str, Tensor]:
     try:
         return load_file(str(path))
     except SafetensorError as error:
-        raise UserError(f"{path}: cannot be read ({error}); the {kind} is truncated or damaged, copy it again") from None
+        raise UserError(
+            f"{path}: cannot be read ({error}); the {kind} is truncated or damaged, copy it again"
+        ) from None
 
 
 def tensors_fingerprint(tensors: Mapping[str, Tensor]) -> str:

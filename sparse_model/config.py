@@ -101,10 +101,13 @@ class SparseConfig(PreTrainedConfig):
         for location, width in self._topk_widths().items():
             if self.topk(location, width) == 0:
                 raise UserError(
-                    f"topk_fraction = {self.topk_fraction}: keeps no channel of {location}, which has {width}; raise it or widen the model"
+                    f"topk_fraction = {self.topk_fraction}: keeps no channel of {location} ({width} wide); "
+                    "raise it or widen the model"
                 )
         if (self.position == "concatenated") != (self.d_position is not None):
-            raise UserError("d_position is the width of concatenated positions: set it exactly when position='concatenated'")
+            raise UserError(
+                "d_position is the width of concatenated positions: set it exactly when position='concatenated'"
+            )
 
     @property
     def d_attn(self) -> int:

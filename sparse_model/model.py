@@ -16,13 +16,12 @@ from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
-from sparse_model.config import SparseConfig
 from sparse_model.artefacts import read_tensors, save_tensors
+from sparse_model.config import SparseConfig
 from sparse_model.layers import Attention, Block, WriteLinear, keep_topk, make_norm
 from sparse_model.packed import pack, unpack
 from sparse_model.settings import UserError
 from sparse_model.taps import At, Chain, Tap, no_tap
-
 
 WEIGHTS_NAME = "model.safetensors"
 
@@ -177,7 +176,9 @@ class SparseTransformer(PreTrainedModel, GenerationMixin):
         """
         folder = Path(pretrained_model_name_or_path or "")
         if options.get("state_dict") is None and folder.is_dir() and not any(folder.glob("*.safetensors")):
-            raise UserError(f"{folder}: holds no {WEIGHTS_NAME}, so the sparse model is incomplete; copy or make it again")
+            raise UserError(
+                f"{folder}: holds no {WEIGHTS_NAME}, so the sparse model is incomplete; copy or make it again"
+            )
         if options.get("state_dict") is not None or not (folder / WEIGHTS_NAME).is_file():
             return super().from_pretrained(pretrained_model_name_or_path, *args, **options)
         config = options.get("config") or cls.config_class.from_pretrained(folder)
@@ -211,7 +212,7 @@ class SparseWalk:
     def __init__(self, model: SparseTransformer, tokens: Tensor, attention_mask: Tensor | None) -> None:
         config = model.config
         T = tokens.shape[1]
-        if config.position != "none" and T > config.block_size:
+        if config.position != "none" and config.block_size < T:
             raise UserError(f"{T} tokens are longer than the model's block_size {config.block_size}; shorten the input")
         self.model, self.tokens = model, tokens
         self.visible: Bool[Tensor, "B T"] | None = None
@@ -275,7 +276,9 @@ class SparseWalk:
 
     def _stacked(self, value: Tensor, like: Tensor) -> Tensor:
         """Repeat a per-batch tensor for stacked streams; a batch of one broadcasts by itself."""
-        return value if len(value) in (1, len(like)) else value.repeat(len(like) // len(value), *[1] * (value.dim() - 1))
+        return (
+            value if len(value) in (1, len(like)) else value.repeat(len(like) // len(value), *[1] * (value.dim() - 1))
+        )
 
 
 def _sinusoids(length: int, width: int) -> Float[Tensor, "length width"]:

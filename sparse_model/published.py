@@ -45,12 +45,16 @@ def convert_config(published: dict[str, Any]) -> SparseConfig:
             raise UserError(f"published config has n_mlp={old} and d_mlp={values['d_mlp']}; they are the same switch")
     unknown = sorted(set(values) - set(DEFAULTS) - INFERENCE_NEUTRAL)
     if unknown:
-        raise UserError(f"published config has the unknown switch '{unknown[0]}'; this layout is newer than the importer")
+        raise UserError(
+            f"published config has the unknown switch '{unknown[0]}'; this layout is newer than the importer"
+        )
     given = {**DEFAULTS, **values}
     if given["activation_type"] not in ("gelu", "relu"):
         raise UserError(f"activation_type '{given['activation_type']}' is not supported; gelu and relu are")
     if given["residual_activation_type"] not in ("identity", "relu"):
-        raise UserError(f"residual_activation_type '{given['residual_activation_type']}' is not supported; identity and relu are")
+        raise UserError(
+            f"residual_activation_type '{given['residual_activation_type']}' is not supported; identity and relu are"
+        )
     table = "none"
     if given["enable_bigram_table"]:
         table = "learned" if given["learnable_bigram_table"] else "fixed"
@@ -86,7 +90,9 @@ def publish_config(config: SparseConfig) -> dict[str, Any]:
         UserError: the model has no positions or its own norm epsilon, which the layout cannot express.
     """
     if config.position == "none":
-        raise UserError("the published layout always has positions; train with position='added' or 'concatenated' to export")
+        raise UserError(
+            "the published layout always has positions; train with position='added' or 'concatenated' to export"
+        )
     if config.norm_eps is not None:
         raise UserError("the published layout has no norm epsilon; train with norm_eps unset to export")
     return {

@@ -67,7 +67,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
             values = json.loads(path.read_text("utf-8"))
             if isinstance(values, dict):
                 return values
-            raise UserError(f"{path}: holds a {type(values).__name__}, not a table of settings; write {{\"key\": value}}")
+            raise UserError(f'{path}: holds a {type(values).__name__}, not a table of settings; write {{"key": value}}')
     except (tomllib.TOMLDecodeError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: does not parse ({error}); mend the file") from None
     raise UserError(f"{path}: a config ends in .toml or .json; rename or convert it")

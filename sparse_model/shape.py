@@ -16,8 +16,12 @@ class SparseShape(Settings):
     n_head: int = Field(16, ge=1, description="attention heads H")
     d_head: int = Field(16, ge=1, description="channels per head K")
     d_mlp: int | None = Field(None, ge=1, description="MLP neurons N; unset for 4·d_model")
-    topk_fraction: float | None = Field(0.25, gt=0, le=1, description="fraction of channels AbsTopK keeps; unset switches it off")
-    position: Literal["none", "added"] = Field("none", description="learned absolute positions added to the stream, or none")
+    topk_fraction: float | None = Field(
+        0.25, gt=0, le=1, description="fraction of channels AbsTopK keeps; unset switches it off"
+    )
+    position: Literal["none", "added"] = Field(
+        "none", description="learned absolute positions added to the stream, or none"
+    )
     attention_sink: bool = Field(False, description="a learnable logit per head with zero value in the softmax")
     bigram_table: bool = Field(False, description="dense V×V table added to the logits; only sensible for small V")
 

@@ -85,7 +85,7 @@ def contrast_tokens(z_a: Float[Tensor, "N T n"], z_b: Float[Tensor, "N T n"], la
 
 
 def _whitening(classes: Sequence[Tensor], corpus: Tensor) -> Float[Tensor, "n n"]:
-    """Inverse square root of the pooled covariance: half from within the classes, half from the corpus, shrunk to its diagonal."""
+    """Inverse square root of the pooled covariance (half classes, half corpus), shrunk to its diagonal."""
 
     def covariance(centred: Tensor) -> Tensor:
         return centred.T @ centred / max(1, len(centred))
@@ -118,7 +118,9 @@ def move_edit(
     site = bridge.alignment.sites[place]
     channels = stream_channels(circuit, sparse).get(site.sparse, ())
     if not channels:
-        raise UserError(f"the circuit for '{circuit.task}' reads and writes nothing at sparse site {site.sparse}; choose another")
+        raise UserError(
+            f"the circuit for '{circuit.task}' reads and writes nothing at sparse site {site.sparse}; choose another"
+        )
     fitter = MoveFitter(bridge, place, channels, corpus_h[site.dense])
     with torch.no_grad():
         h_a = residual_sites(dense, dense.walk(direction.base))[site.dense]
@@ -171,8 +173,6 @@ def node_edit(
         else:
             raise UserError(f"rule '{rule}' cannot be made from nodes alone; choose ablate, scale, clamp or add")
         names = tuple(map(str, mapped.nodes))
-        sites.append(
-            StandingSite(mapped.dense_site, names, rows, bias, decoder.weight[:, index].T.detach(), chosen)
-        )
+        sites.append(StandingSite(mapped.dense_site, names, rows, bias, decoder.weight[:, index].T.detach(), chosen))
     claim = f"{rule} {', '.join(map(str, nodes))}"
     return StandingEdit(task=task, claim=claim, model_fingerprint=dense.fingerprint, sites=tuple(sites))

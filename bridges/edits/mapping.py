@@ -48,7 +48,9 @@ class SiteDirections:
         return all(node.part == "act_in" for node in self.nodes)
 
 
-def map_circuit(circuit: Circuit, bridge: Bridge, sparse: SparseTransformer, dense: DenseStack) -> tuple[SiteDirections, ...]:
+def map_circuit(
+    circuit: Circuit, bridge: Bridge, sparse: SparseTransformer, dense: DenseStack
+) -> tuple[SiteDirections, ...]:
     """One entry per aligned sublayer: the circuit's read nodes as dense directions, in order of site.
 
     Raises:
@@ -57,7 +59,9 @@ def map_circuit(circuit: Circuit, bridge: Bridge, sparse: SparseTransformer, den
     reads = [node for node in circuit.nodes if node.part == "act_in"]
     mapped = map_nodes(reads, bridge, sparse, dense)
     if not mapped:
-        raise UserError(f"the circuit for '{circuit.task}' has no read nodes to map; prune it again with a lower --target-loss")
+        raise UserError(
+            f"the circuit for '{circuit.task}' has no read nodes to map; prune it again with a lower --target-loss"
+        )
     return mapped
 
 
@@ -87,7 +91,9 @@ def map_nodes(
     )
 
 
-def _map_node(node: Node, bridge: Bridge, sparse: SparseTransformer, dense: DenseStack) -> tuple[int, str, Tensor | None]:
+def _map_node(
+    node: Node, bridge: Bridge, sparse: SparseTransformer, dense: DenseStack
+) -> tuple[int, str, Tensor | None]:
     if node.part == "act_in":
         if node.channel >= sparse.d_model:
             raise UserError(f"node '{node}' is a position channel, which no bridge carries; choose another")
@@ -108,7 +114,9 @@ def _map_node(node: Node, bridge: Bridge, sparse: SparseTransformer, dense: Dens
     return place, "residual", decoder @ written
 
 
-def read_direction(node: Node, bridge: Bridge, sparse: SparseTransformer, dense: DenseStack) -> Float[Tensor, " D"] | None:
+def read_direction(
+    node: Node, bridge: Bridge, sparse: SparseTransformer, dense: DenseStack
+) -> Float[Tensor, " D"] | None:
     """M5 for one read node per unit of Δa; None where the channel's gain is (almost) zero."""
     site = node.sublayer
     gain = sparse.norm_gain(site)[node.channel].detach()

@@ -70,7 +70,12 @@ class PairedRun:
 
     @torch.no_grad()
     def __init__(
-        self, direction: Direction, sites: Sequence[SiteDirections], bridge: Bridge, sparse: SparseTransformer, dense: DenseStack
+        self,
+        direction: Direction,
+        sites: Sequence[SiteDirections],
+        bridge: Bridge,
+        sparse: SparseTransformer,
+        dense: DenseStack,
     ) -> None:
         self.direction, self.sites = direction, sites
         self.bridge, self.sparse, self.dense = bridge, sparse, dense
@@ -82,12 +87,14 @@ class PairedRun:
         sparse(direction.base, tap=on_base)
         sparse(direction.counterfactual, tap=on_cf)
         self.claimed = [
-            _node_values(site, bridge, sparse, on_cf.activations) - _node_values(site, bridge, sparse, on_base.activations)
+            _node_values(site, bridge, sparse, on_cf.activations)
+            - _node_values(site, bridge, sparse, on_base.activations)
             for site in sites
         ]
         """Δa per site, [N, T, n]."""
         self._encoded_base = [
-            encoded_values(site, bridge, sparse, self.h_base[site.dense_site]) if site.is_readable else None for site in sites
+            encoded_values(site, bridge, sparse, self.h_base[site.dense_site]) if site.is_readable else None
+            for site in sites
         ]
 
     def with_sites(self, sites: Sequence[SiteDirections]) -> "PairedRun":
@@ -125,7 +132,10 @@ class PairedRun:
         """
 
         def change_at(number: int, h: Tensor) -> Tensor:
-            mine, theirs = self.value(number, h, self.walk), self.value(number, self.h_cf[self.sites[number].dense_site], self.walk_cf)
+            mine, theirs = (
+                self.value(number, h, self.walk),
+                self.value(number, self.h_cf[self.sites[number].dense_site], self.walk_cf),
+            )
             return (theirs if put is None else put(number, mine, theirs)) - mine
 
         return self._run(1, change_at)[0]
@@ -150,12 +160,16 @@ class PairedRun:
                 edited.append(value.view(k, -1, *value.shape[1:]))
             return value
 
+        def on_stream(number: int) -> Callable[[Tensor], Tensor]:
+            return lambda h: note(h + change_at(number, h))
+
+        def on_read(number: int) -> Callable[[Tensor, Tensor], Tensor]:
+            return lambda h, x: note(x + change_at(number, h))
+
         changes: dict[int, SiteChange] = {}
         for number, site in enumerate(self.sites):
-            if site.kind == "residual":
-                fresh = SiteChange(residual=lambda h, number=number: note(h + change_at(number, h)))
-            else:
-                fresh = SiteChange(read=lambda h, x, number=number: note(x + change_at(number, h)))
+            is_stream = site.kind == "residual"
+            fresh = SiteChange(residual=on_stream(number)) if is_stream else SiteChange(read=on_read(number))
             known = changes.get(site.dense_site, SiteChange())
             changes[site.dense_site] = SiteChange(fresh.residual or known.residual, fresh.read or known.read)
         start = self.walk.embedding().repeat(k, 1, 1)

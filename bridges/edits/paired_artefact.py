@@ -57,7 +57,11 @@ class PairedEdit:
     strength: float = 1.0
 
     def applied(
-        self, stack: DenseStack, prompt: Int[Tensor, "1 T"], counterfactual: Int[Tensor, "1 T"], strength: float | None = None
+        self,
+        stack: DenseStack,
+        prompt: Int[Tensor, "1 T"],
+        counterfactual: Int[Tensor, "1 T"],
+        strength: float | None = None,
     ) -> AbstractContextManager[None]:
         """A context in which the model runs on `prompt` under the edit towards `counterfactual`, at the prompt's tokens.
 
@@ -66,7 +70,8 @@ class PairedEdit:
         """
         if prompt.shape != counterfactual.shape:
             raise UserError(
-                f"the prompt has {prompt.shape[1]} tokens, the counterfactual {counterfactual.shape[1]}; a paired edit needs equal lengths"
+                f"the prompt has {prompt.shape[1]} tokens, the counterfactual {counterfactual.shape[1]}; a paired edit needs "
+                "prompts of equal length"
             )
         kinds = {site.kind for site in self.sites}
         if len(kinds) > 1:
@@ -84,7 +89,9 @@ class PairedEdit:
                 now = site.coordinates(h) if self.loop == "closed" else then
                 length = min(h.shape[1], target.shape[1])  # without a cache the model sees prompt and continuation
                 change = torch.zeros_like(x)
-                change[:, :length] = ((target - now[:, : target.shape[1]])[:, :length] @ site.decoder.to(h.device)).to(x)
+                change[:, :length] = ((target - now[:, : target.shape[1]])[:, :length] @ site.decoder.to(h.device)).to(
+                    x
+                )
                 return x + change
 
             return edit
@@ -98,7 +105,13 @@ class PairedEdit:
 
 
 def make_paired(
-    sites: Sequence[SiteDirections], bridge: Bridge, dense: DenseStack, task: str, claim: str, loop: Loop, strength: float
+    sites: Sequence[SiteDirections],
+    bridge: Bridge,
+    dense: DenseStack,
+    task: str,
+    claim: str,
+    loop: Loop,
+    strength: float,
 ) -> PairedEdit:
     """The shareable form of mapped read or write nodes.
 
@@ -108,7 +121,9 @@ def make_paired(
     found = []
     for site in sites:
         if any(node.part == "post_act" for node in site.nodes):
-            raise UserError("a neuron cannot be read off the dense stream; map read (act_in) or write (resid_delta) nodes")
+            raise UserError(
+                "a neuron cannot be read off the dense stream; map read (act_in) or write (resid_delta) nodes"
+            )
         index = torch.tensor([node.channel for node in site.nodes])
         encoder = bridge.encoders[site.place]
         decoder = bridge.decoders[site.place].weight[:, index].T.detach()
@@ -159,5 +174,11 @@ def load_paired(folder: Path) -> PairedEdit:
         )
     except KeyError as error:
         raise UserError(f"{folder}: has no {error}; the edit is damaged, copy or map it again") from None
-    keys = ("task", "claim", "model_fingerprint")
-    return PairedEdit(*(description[key] for key in keys), sites, description["loop"], description["strength"])
+    return PairedEdit(
+        task=description["task"],
+        claim=description["claim"],
+        model_fingerprint=description["model_fingerprint"],
+        sites=sites,
+        loop=description["loop"],
+        strength=description["strength"],
+    )

@@ -1,10 +1,10 @@
 """Rules of standing edits: what a node's activation becomes, from what it is now. One function per rule.
 
-    ablate   a′ = corpus mean
-    scale    a′ = (1 + strength) · a            strength −1 silences, 0 changes nothing
-    clamp    a′ = value                          (approached with strength)
-    add      a′ = a + strength · value
-    move     where the nodes lie nearer to their class-a mean than to the class-b and corpus means, a′ = a + strength · (b − a)
+ablate   a′ = corpus mean
+scale    a′ = (1 + strength) · a            strength −1 silences, 0 changes nothing
+clamp    a′ = value                          (approached with strength)
+add      a′ = a + strength · value
+move     where the nodes lie nearer to their class-a mean than to the class-b and corpus means, a′ = a + strength · (b − a)
 """
 
 from dataclasses import asdict, dataclass, fields
@@ -29,7 +29,11 @@ class Rule:
 
     def tensors(self) -> dict[str, Tensor]:
         """The rule's numbers, by field."""
-        return {field.name: getattr(self, field.name) for field in fields(self) if isinstance(getattr(self, field.name), Tensor)}
+        return {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if isinstance(getattr(self, field.name), Tensor)
+        }
 
     def scalars(self) -> dict[str, Any]:
         """The rule's plain values, by field."""
@@ -124,5 +128,7 @@ def make_rule(name: str, values: dict[str, Any]) -> Rule:
         raise UserError(f"unknown rule '{name}'; choose one of {', '.join(RULES)}")
     wanted = {field.name for field in fields(RULES[name])}
     if set(values) != wanted:
-        raise UserError(f"rule '{name}' needs {', '.join(sorted(wanted)) or 'nothing'}, got {', '.join(sorted(values)) or 'nothing'}")
+        raise UserError(
+            f"rule '{name}' needs {', '.join(sorted(wanted)) or 'nothing'}, got {', '.join(sorted(values)) or 'nothing'}"
+        )
     return RULES[name](**values)

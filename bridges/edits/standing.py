@@ -73,7 +73,9 @@ class StandingEdit:
 
 
 @torch.no_grad()
-def walk_edited(stack: DenseStack, edit: StandingEdit, tokens: Tensor, strength: float | None = None) -> Float[Tensor, "B T D"]:
+def walk_edited(
+    stack: DenseStack, edit: StandingEdit, tokens: Tensor, strength: float | None = None
+) -> Float[Tensor, "B T D"]:
     """Final residual stream of `tokens` [B, T] under the edit, by a walk (what the hooks do, without hooks)."""
     amount = edit.strength if strength is None else strength
 

@@ -42,7 +42,9 @@ class ReferenceText:
         return self.log_probs[..., index].exp().sum(-1) < UNRELATED_BELOW
 
     @torch.no_grad()
-    def isolation(self, edit: StandingEdit, answers: Iterable[int], strength: float | None = None, seed: int = 0) -> dict[str, Any]:
+    def isolation(
+        self, edit: StandingEdit, answers: Iterable[int], strength: float | None = None, seed: int = 0
+    ) -> dict[str, Any]:
         """Keys `kl` and `ce_change` (nats per token, intervals over sequences), `positions` (unrelated share of tokens),
         `acts_on` (share of tokens whose stream the edit changes by itself)."""
         h = walk_edited(self.dense, edit, self.tokens, strength)

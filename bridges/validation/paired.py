@@ -45,7 +45,8 @@ class PairedChoice:
 def choose_paired(runs: Sequence[PairedRun], doses: Sequence[float] = DOSES) -> PairedChoice:
     """One loop and strength for all directions, from validation pairs.
 
-    Of the choices that are sufficient in their worst direction, the one with the smallest dense change; without any, the one whose recovered is nearest to 1.
+    Of the choices that are sufficient in their worst direction, the one with the smallest dense change; without
+    any, the one whose recovered is nearest to 1.
     """
     curves: dict[str, list[float]] = {}
     candidates: list[tuple[bool, float, float, Loop, float]] = []
@@ -94,7 +95,8 @@ def judge_paired(
     span = (full.logit_difference - none.logit_difference).mean()
     random_recovered = (drawn - none.logit_difference.mean()) / span
     mean_random = Effect(
-        np.mean([effect.logit_difference for effect in random], axis=0), np.mean([effect.p_target for effect in random], axis=0)
+        np.mean([effect.logit_difference for effect in random], axis=0),
+        np.mean([effect.p_target for effect in random], axis=0),
     )
     slopes = _slopes(np.array(doses), np.array([effect.logit_difference for effect in effects]))
     toward = np.sign(span)
@@ -151,7 +153,9 @@ def _slopes(doses: np.ndarray, differences: np.ndarray) -> np.ndarray:
     return np.array([stats.linregress(doses[small], column).slope for column in differences[small].T])
 
 
-def _manifold(run: PairedRun, edited: Sequence[Any], deltas: Sequence[Any], text: ReferenceText) -> list[dict[str, Any]]:
+def _manifold(
+    run: PairedRun, edited: Sequence[Any], deltas: Sequence[Any], text: ReferenceText
+) -> list[dict[str, Any]]:
     """Per site: median Mahalanobis distance of edited values over natural ones; the unedited prompts' beside it."""
     found = []
     for number, site in enumerate(run.sites):
@@ -168,9 +172,7 @@ def _manifold(run: PairedRun, edited: Sequence[Any], deltas: Sequence[Any], text
     return found
 
 
-def concentration(
-    run: PairedRun, counts: Sequence[int], choice: PairedChoice
-) -> list[dict[str, float]]:
+def concentration(run: PairedRun, counts: Sequence[int], choice: PairedChoice) -> list[dict[str, float]]:
     """Recovered against the number of nodes per site: the most-moved of the edit's nodes, at the chosen strength."""
     none, full = Effect.of(run.unedited(), run.direction), Effect.of(run.patched(), run.direction)
     moved = [claimed.abs().mean((0, 1)) for claimed in run.claimed]
@@ -183,5 +185,11 @@ def concentration(
             sites.append(SiteDirections(site.place, site.dense_site, site.kind, nodes, site.directions[top]))
         part = run.with_sites(sites)
         effect = Effect.of(part.edited(torch.tensor([choice.strength]), choice.loop).logits[0], run.direction)
-        rows.append({"nodes_per_site": count, "nodes": sum(len(s.nodes) for s in sites), **recovered(effect, none, full).to_json()})
+        rows.append(
+            {
+                "nodes_per_site": count,
+                "nodes": sum(len(s.nodes) for s in sites),
+                **recovered(effect, none, full).to_json(),
+            }
+        )
     return rows

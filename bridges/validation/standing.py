@@ -63,7 +63,9 @@ def choose_standing(
 
 
 @torch.no_grad()
-def standing_effect(dense: DenseStack, edit: StandingEdit, direction: Direction, strength: float | None = None) -> Effect:
+def standing_effect(
+    dense: DenseStack, edit: StandingEdit, direction: Direction, strength: float | None = None
+) -> Effect:
     """Effect on the presented prompts, without looking at their counterfactuals."""
     h = walk_edited(dense, edit, direction.base, strength)
     return _effect(dense, h, direction)
@@ -74,7 +76,9 @@ def _effect(dense: DenseStack, h: torch.Tensor, direction: Direction) -> Effect:
     return Effect.of(dense.walk(direction.base).unembed(h[rows, direction.last][:, None])[:, 0], direction)
 
 
-def judge_standing(dense: DenseStack, edit: StandingEdit, direction: Direction, text: ReferenceText, seed: int = 0) -> dict[str, Any]:
+def judge_standing(
+    dense: DenseStack, edit: StandingEdit, direction: Direction, text: ReferenceText, seed: int = 0
+) -> dict[str, Any]:
     """Held-out figures of one standing edit: flips of class-a prompts, what it does to class-b prompts and to other text."""
     effect = standing_effect(dense, edit, direction)
     back = Direction(direction.counterfactual, direction.base, direction.last, direction.target, direction.original)

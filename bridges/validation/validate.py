@@ -1,9 +1,9 @@
 """Validation of a circuit as an explanation of the dense model (METHOD §6), from pairs to verdict.
 
-    1. map      read nodes → directions (M5)
-    2. choose   loop and strength of the paired edit, site and strength of the standing edits, on validation pairs
-    3. judge    both directions on held-out pairs, with controls, baselines and isolation
-    4. verdict  named gates
+1. map      read nodes → directions (M5)
+2. choose   loop and strength of the paired edit, site and strength of the standing edits, on validation pairs
+3. judge    both directions on held-out pairs, with controls, baselines and isolation
+4. verdict  named gates
 """
 
 from dataclasses import dataclass
@@ -67,7 +67,10 @@ def validate_circuit(
     sites = map_circuit(circuit, bridge, sparse, dense)
 
     def runs(pairs: TokenPairs) -> dict[str, PairedRun]:
-        return {name: PairedRun(Direction.of(pairs, forward), sites, bridge, sparse, dense) for name, forward in DIRECTIONS.items()}
+        return {
+            name: PairedRun(Direction.of(pairs, forward), sites, bridge, sparse, dense)
+            for name, forward in DIRECTIONS.items()
+        }
 
     training, choosing, reporting = runs(splits.train), runs(splits.validation), runs(splits.held_out)
     choice = choose_paired(list(choosing.values()))
@@ -77,7 +80,14 @@ def validate_circuit(
     judged: dict[str, Any] = {}
     for name, forward in DIRECTIONS.items():
         standing[name] = choose_standing(
-            circuit, training[name].direction, choosing[name].direction, bridge, sparse, dense, text, claim_of(circuit.task, forward)
+            circuit,
+            training[name].direction,
+            choosing[name].direction,
+            bridge,
+            sparse,
+            dense,
+            text,
+            claim_of(circuit.task, forward),
         )
         judged[name] = judge_standing(dense, standing[name], reporting[name].direction, text, seed)
     gates = verdict(paired, judged)
@@ -94,4 +104,7 @@ def validate_circuit(
 
 
 def _mapped(sites: tuple[SiteDirections, ...]) -> list[dict[str, Any]]:
-    return [{"dense_site": site.dense_site, "kind": site.kind, "nodes": [str(node) for node in site.nodes]} for site in sites]
+    return [
+        {"dense_site": site.dense_site, "kind": site.kind, "nodes": [str(node) for node in site.nodes]}
+        for site in sites
+    ]

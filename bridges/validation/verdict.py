@@ -38,7 +38,9 @@ def verdict(paired: dict[str, Any], standing: dict[str, Any], limits: Thresholds
     limits = limits or Thresholds()
     both = list(paired.values())
     recovered = [found["recovered"]["value"] for found in both]
-    shares = [found["edited"]["p_target"]["value"] / max(found["full_patch"]["p_target"]["value"], 1e-12) for found in both]
+    shares = [
+        found["edited"]["p_target"]["value"] / max(found["full_patch"]["p_target"]["value"], 1e-12) for found in both
+    ]
     random = [found["random"]["recovered"] for found in both]
     p_values = [found["p_value"] for found in both]
     wrong = [found["wrong_way"] for found in both]

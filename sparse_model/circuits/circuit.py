@@ -53,7 +53,9 @@ class Circuit:
     def nodes(self) -> tuple[Node, ...]:
         """Kept nodes in forward order."""
         return tuple(
-            Node.parse(f"{name}:{channel}") for name, mask in self.keep.items() for channel in mask.nonzero().flatten().tolist()
+            Node.parse(f"{name}:{channel}")
+            for name, mask in self.keep.items()
+            for channel in mask.nonzero().flatten().tolist()
         )
 
     def only(self) -> Ablate:
@@ -119,11 +121,22 @@ class Circuit:
             settings=description["settings"],
         )
         if [str(node) for node in circuit.nodes] != description["nodes"]:
-            raise UserError(f"{folder}: circuit.json and circuit.safetensors name different nodes; the circuit is damaged")
+            raise UserError(
+                f"{folder}: circuit.json and circuit.safetensors name different nodes; the circuit is damaged"
+            )
         return circuit
 
 
-PART_ORDER = ("attn.act_in", "attn.q", "attn.k", "attn.v", "attn.resid_delta", "mlp.act_in", "mlp.post_act", "mlp.resid_delta")
+PART_ORDER = (
+    "attn.act_in",
+    "attn.q",
+    "attn.k",
+    "attn.v",
+    "attn.resid_delta",
+    "mlp.act_in",
+    "mlp.post_act",
+    "mlp.resid_delta",
+)
 
 
 def _forward_order(location: str) -> tuple[int, int]:

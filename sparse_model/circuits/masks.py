@@ -33,7 +33,9 @@ class NodeMasks(nn.Module):
         noise, bias: τ starts at bias + noise · N(0, 1).
     """
 
-    def __init__(self, config: SparseConfig, tied: bool = True, noise: float = 1e-2, bias: float = 0.1, seed: int = 0) -> None:
+    def __init__(
+        self, config: SparseConfig, tied: bool = True, noise: float = 1e-2, bias: float = 0.1, seed: int = 0
+    ) -> None:
         super().__init__()
         self.tied = tied
         generator = torch.Generator().manual_seed(seed)

@@ -1,9 +1,9 @@
 """Pruning (METHOD §3): from a task to the smallest circuit that still does it.
 
-    1. learn masks     τ per node; loss = task cross-entropy + k_coef · nodes kept, the rest frozen at its ablation value
-    2. discretise      rank nodes by τ, bisect for the fewest that reach the target loss on training and validation pairs
-    3. drop unread     nodes that nothing kept reads change nothing and go
-    4. calibrate       scale and shift of the logit difference, by LBFGS
+1. learn masks     τ per node; loss = task cross-entropy + k_coef · nodes kept, the rest frozen at its ablation value
+2. discretise      rank nodes by τ, bisect for the fewest that reach the target loss on training and validation pairs
+3. drop unread     nodes that nothing kept reads change nothing and go
+4. calibrate       scale and shift of the logit difference, by LBFGS
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,7 +50,11 @@ class PruneConfig(Settings):
 
 
 def prune(
-    model: SparseTransformer, train: TokenPairs, validation: TokenPairs, values: Mapping[str, Tensor], config: PruneConfig
+    model: SparseTransformer,
+    train: TokenPairs,
+    validation: TokenPairs,
+    values: Mapping[str, Tensor],
+    config: PruneConfig,
 ) -> Circuit:
     """Find a circuit.
 
@@ -90,7 +94,9 @@ def prune(
     )
 
 
-def learn_masks(model: SparseTransformer, pairs: TokenPairs, values: Mapping[str, Tensor], config: PruneConfig) -> NodeMasks:
+def learn_masks(
+    model: SparseTransformer, pairs: TokenPairs, values: Mapping[str, Tensor], config: PruneConfig
+) -> NodeMasks:
     """Step 1: τ after `config.steps` of AdamW (M1)."""
     masks = NodeMasks(model.config, config.tied, config.init_noise, config.init_bias, config.seed).to(model.device)
     optimizer = torch.optim.AdamW(
@@ -159,7 +165,7 @@ def calibrate(model: SparseTransformer, deciding: Sequence[TokenPairs], tap: Abl
     def closure() -> float:
         optimizer.zero_grad()
         loss = calibrated_loss(difference, sign, parameters[0], parameters[1])
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss.item()
 
     optimizer.step(closure)
@@ -167,7 +173,9 @@ def calibrate(model: SparseTransformer, deciding: Sequence[TokenPairs], tap: Abl
     return Calibration(scale, shift)
 
 
-def calibrated_loss(difference: Tensor, sign: Tensor, scale: Tensor | float, shift: Tensor | float) -> Float[Tensor, ""]:
+def calibrated_loss(
+    difference: Tensor, sign: Tensor, scale: Tensor | float, shift: Tensor | float
+) -> Float[Tensor, ""]:
     """Binary loss of scale · (logit a − logit b) + shift; `sign` is +1 where a is right, −1 where b is."""
     return F.softplus(-sign * (scale * difference + shift)).mean()
 

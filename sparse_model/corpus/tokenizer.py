@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparse_model.corpus.sources import CorpusError
@@ -91,7 +91,9 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
     except (OSError, ValueError, KeyError, ImportError) as failure:
         reason = next((line.strip() for line in str(failure).splitlines() if line.strip()), type(failure).__name__)
-        raise CorpusError(f"the tokenizer of {name!r} does not load: {reason}; give a Hugging Face id or a folder") from None
+        raise CorpusError(
+            f"the tokenizer of {name!r} does not load: {reason}; give a Hugging Face id or a folder"
+        ) from None
     if not tokenizer.is_fast:
         raise CorpusError(f"the tokenizer of {name!r} is a slow one; convert it to a fast tokenizer (tokenizer.json)")
     if tokenizer.bos_token_id is None:

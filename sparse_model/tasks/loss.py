@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 
 def last_logits(logits: Float[Tensor, "M T V"], last: Int[Tensor, " M"]) -> Float[Tensor, "M V"]:

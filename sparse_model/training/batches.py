@@ -22,7 +22,9 @@ class Batches:
 
     def __init__(self, blocks: NDArray[np.integer], batch_size: int, seed: int) -> None:
         if len(blocks) < batch_size:
-            raise UserError(f"the corpus has {len(blocks)} training blocks, fewer than batch_size {batch_size}; build a larger one")
+            raise UserError(
+                f"the corpus has {len(blocks)} training blocks, fewer than batch_size {batch_size}; build a larger one"
+            )
         self.blocks, self.batch_size, self.seed = blocks, batch_size, seed
         self.per_epoch = len(blocks) // batch_size
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)

@@ -22,8 +22,15 @@ class TrainConfig(Settings):
         "clip", description="what is done to the root mean square of the gradient over all parameters"
     )
     gradient_rms_limit: float = Field(1.0, gt=0, description="the RMS clipped or normalised to")
-    density: float = Field(1.0, gt=0, le=1, description="final kept fraction of every weight matrix, bias and embedding; 1 trains a dense model")
-    anneal: float = Field(0.5, gt=0, le=1, description="fraction of steps over which density falls from 1 to its final value")
+    density: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="final kept fraction of every weight matrix, bias and embedding; 1 trains a dense model",
+    )
+    anneal: float = Field(
+        0.5, gt=0, le=1, description="fraction of steps over which density falls from 1 to its final value"
+    )
     anneal_shape: Literal["linear", "exponential", "cosine"] = Field("linear", description="shape of that fall")
     floor: int = Field(4, ge=0, description="nonzeros every neuron and attention channel keeps; 0 for no floor")
     seed: int = Field(0, ge=0, description="of initialisation, data order and every random choice")

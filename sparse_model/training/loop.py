@@ -167,10 +167,17 @@ class _Metrics:
     def progress(self) -> Any:
         """A tqdm bar on stderr, silent on all but the main process."""
         return tqdm(
-            total=self.config.steps, initial=self.start, unit="step", disable=not self.is_main, dynamic_ncols=True, mininterval=2
+            total=self.config.steps,
+            initial=self.start,
+            unit="step",
+            disable=not self.is_main,
+            dynamic_ncols=True,
+            mininterval=2,
         )
 
-    def write(self, step: int, terms: dict[str, Tensor], density: float, factor: float, healthy: Tensor, bar: Any) -> None:
+    def write(
+        self, step: int, terms: dict[str, Tensor], density: float, factor: float, healthy: Tensor, bar: Any
+    ) -> None:
         """Log one row; the only place of the loop that waits for the device."""
         self.check(step, terms, healthy)
         now = time.perf_counter()
@@ -193,7 +200,7 @@ class _Metrics:
         if not bool(healthy):
             bad = [name for name, value in terms.items() if not bool(value.isfinite())] or ["a loss"]
             raise UserError(
-                f"{bad[0]} is not finite at or before step {step} (lr {self.config.lr}); lower --lr or set gradient_rms to 'clip'; "
+                f"{bad[0]} is not finite at or before step {step} (lr {self.config.lr}); lower --lr or set --gradient-rms clip; "
                 "the last checkpoint is good"
             )
 

@@ -1,0 +1,139 @@
+"""Circuits as node sets: edges, unread nodes, random sets, artefacts."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from sparse_model import SparseTransformer
+from sparse_model.circuits.circuit import Calibration, Circuit, circuit_edges, drop_unread, random_circuit
+from sparse_model.nodes import Node
+from sparse_model.settings import UserError
+
+
+def test_edges_are_the_nonzero_weights_between_kept_nodes_counted_one_by_one(known, circuit: Circuit) -> None:
+    model, expected = known.model, []
+    for layer, block in enumerate(model.blocks):
+        width = model.config.d_attn
+        matrices = [
+            (block.attn.c_attn.weight[i * width : (i + 1) * width], "attn.act_in", f"attn.{part}")
+            for i, part in enumerate("qkv")
+        ]
+        matrices += [
+            (block.attn.c_proj.weight, "attn.v", "attn.resid_delta"),
+            (block.mlp.c_fc.weight, "mlp.act_in", "mlp.post_act"),
+            (block.mlp.c_proj.weight, "mlp.post_act", "mlp.resid_delta"),
+        ]
+        nodes = {str(node) for node in circuit.nodes}
+        for weight, source, target in matrices:
+            for row in range(weight.shape[0]):
+                for column in range(weight.shape[1]):
+                    ends = f"{layer}.{source}:{column}", f"{layer}.{target}:{row}"
+                    if weight[row, column] != 0 and ends[0] in nodes and ends[1] in nodes:
+                        expected.append((*ends, float(weight[row, column])))
+    found = [(str(edge.source), str(edge.target), edge.weight) for edge in circuit_edges(model, circuit.keep)]
+    assert sorted(found) == sorted(expected)
+    assert (
+        50
+        < len(found)
+        < sum(int((w != 0).sum()) for b in model.blocks for w in (b.attn.c_attn.weight, b.mlp.c_fc.weight))
+    )
+
+
+@torch.no_grad()
+def test_dropping_unread_nodes_removes_some_and_leaves_the_logits_exactly(known, circuit: Circuit, tokens) -> None:
+    keep = {name: mask.clone() for name, mask in circuit.keep.items()}
+    for name in ("0.attn.resid_delta", "1.mlp.resid_delta"):
+        keep[name][:] = False
+        keep[name][:2] = True
+    fewer = drop_unread(known.model, keep)
+    assert sum(map(int, (m.sum() for m in fewer.values()))) < sum(map(int, (m.sum() for m in keep.values())))
+    assert all(bool((fewer[name] <= keep[name]).all()) for name in keep)
+    before, after = (
+        known.model(tokens, tap=Circuit("own", "", kept, known.values, "mean").only()).logits for kept in (keep, fewer)
+    )
+    torch.testing.assert_close(before, after, atol=0, rtol=0)
+    read = {edge.source for edge in circuit_edges(known.model, fewer)}
+    unread = [n for n in Circuit("own", "", fewer, known.values, "mean").nodes if n.part in ("act_in", "v", "post_act")]
+    assert set(unread) <= read
+
+
+def test_a_random_circuit_outside_never_meets_the_circuit_and_has_its_size_everywhere(circuit: Circuit) -> None:
+    generator = torch.Generator().manual_seed(0)
+    met = 0
+    for _ in range(10):
+        outside = random_circuit(circuit, generator, outside=True)
+        anywhere = random_circuit(circuit, generator, outside=False)
+        for name, mask in circuit.keep.items():
+            room = int((~mask).sum())
+            assert int(outside[name].sum()) == min(int(mask.sum()), room)
+            assert int(anywhere[name].sum()) == int(mask.sum())
+            assert not (outside[name] & mask).any()
+            met += int((anywhere[name] & mask).sum())
+            if name.endswith(".k"):
+                assert torch.equal(outside[name], outside[name[:-1] + "q"])
+    assert met > 0
+
+
+@torch.no_grad()
+def test_only_and_without_are_complements(known, circuit: Circuit) -> None:
+    name = "1.attn.v"
+    x = torch.randn(1, 2, len(circuit.keep[name]))
+    kept, removed = circuit.only()(name, x), circuit.without()(name, x)
+    torch.testing.assert_close(kept + removed, x + circuit.values[name])
+    assert not torch.equal(kept, x)
+
+
+def test_an_artefact_comes_back_as_it_was(circuit: Circuit, tmp_path: Path, known) -> None:
+    from dataclasses import replace
+
+    saved = replace(circuit, calibration=Calibration(1.25, -0.5), metrics={"nodes": 3}, settings={"seed": 1})
+    saved.save(tmp_path / "c")
+    found = Circuit.load(tmp_path / "c")
+    assert (found.task, found.ablation, found.calibration) == ("own", "mean", Calibration(1.25, -0.5))
+    assert found.metrics == {"nodes": 3}
+    assert found.nodes == circuit.nodes
+    assert found.nodes == tuple(Node.parse(str(node)) for node in circuit.nodes)
+    assert all(torch.equal(found.keep[name], mask) for name, mask in circuit.keep.items())
+    assert all(torch.equal(found.values[name], value) for name, value in circuit.values.items())
+    found.check_model(known.model)
+    with pytest.raises(UserError, match="already exists"):
+        saved.save(tmp_path / "c")
+
+
+def test_a_circuit_whose_files_disagree_is_refused(circuit: Circuit, tmp_path: Path) -> None:
+    circuit.save(tmp_path / "c")
+    path = tmp_path / "c" / "circuit.json"
+    description = json.loads(path.read_text())
+    description["nodes"] = description["nodes"][1:]
+    path.write_text(json.dumps(description))
+    with pytest.raises(UserError, match="name different nodes"):
+        Circuit.load(tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    "key", ["task", "model_fingerprint", "ablation", "calibration", "nodes", "metrics", "settings"]
+)
+def test_a_circuit_without_one_of_its_keys_is_refused_in_one_line(key: str, circuit: Circuit, tmp_path: Path) -> None:
+    circuit.save(tmp_path / "c")
+    path = tmp_path / "c" / "circuit.json"
+    description = json.loads(path.read_text())
+    del description[key]
+    path.write_text(json.dumps(description))
+    with pytest.raises(UserError, match=key):
+        Circuit.load(tmp_path / "c")
+
+
+def test_truncated_tensors_are_refused(circuit: Circuit, tmp_path: Path) -> None:
+    circuit.save(tmp_path / "c")
+    path = tmp_path / "c" / "circuit.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(UserError, match="truncated"):
+        Circuit.load(tmp_path / "c")
+
+
+def test_another_models_circuit_is_refused(circuit: Circuit, tiny_sparse: Callable[..., SparseTransformer]) -> None:
+    with pytest.raises(UserError, match="pruned from another sparse model"):
+        circuit.check_model(tiny_sparse(seed=5))

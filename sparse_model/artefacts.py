@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +59,14 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def read_json(folder: Path, name: str, kind: str) -> dict[str, Any]:
+def read_json(folder: Path, name: str, kind: str, needs: Iterable[str] = ()) -> dict[str, Any]:
     """Read the description `name` of the artefact in `folder`.
 
+    Args:
+        needs: keys without which it is damaged.
+
     Raises:
-        UserError: the folder or the description is missing, broken or of a newer schema.
+        UserError: the folder or the description is missing, broken or of a newer schema, or a key is missing.
     """
     path = Path(folder) / name
     if not Path(folder).is_dir():
@@ -80,6 +83,9 @@ def read_json(folder: Path, name: str, kind: str) -> dict[str, Any]:
         raise UserError(
             f"{path}: schema {values['schema_version']} is newer than this version knows; update sparsebridge"
         )
+    missing = [key for key in needs if key not in values]
+    if missing:
+        raise UserError(f"{path}: has no '{missing[0]}'; the {kind} is damaged, copy or make it again")
     return values
 
 

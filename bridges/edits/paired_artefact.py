@@ -26,6 +26,7 @@ from sparse_model.artefacts import atomic_folder, read_json, read_tensors, save_
 from sparse_model.settings import UserError
 
 PARTS = ("encoder", "bias", "decoder")
+KEYS = ("form", "task", "claim", "model_fingerprint", "loop", "strength", "sites")
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,7 @@ def load_paired(folder: Path) -> PairedEdit:
     description: dict[str, Any] = read_json(Path(folder), "edit.json", "edit")
     if description.get("form") != "paired":
         raise UserError(f"{folder}: is a {description.get('form')} edit, not a paired one")
+    description = read_json(Path(folder), "edit.json", "edit", KEYS)
     tensors = read_tensors(Path(folder) / "edit.safetensors", "edit")
     try:
         sites = tuple(

@@ -14,6 +14,7 @@ from sparse_model.artefacts import atomic_folder, read_json, read_tensors, save_
 from sparse_model.settings import UserError
 
 PARTS = ("encoder", "bias", "decoder")
+KEYS = ("form", "task", "claim", "model_fingerprint", "strength", "sites", "metrics")
 
 
 def save_standing(edit: StandingEdit, folder: Path, overwrite: bool = False) -> None:
@@ -57,6 +58,7 @@ def load_standing(folder: Path) -> StandingEdit:
     description = read_json(Path(folder), "edit.json", "edit")
     if description.get("form") != "standing":
         raise UserError(f"{folder}: is a {description.get('form')} edit, not a standing one")
+    description = read_json(Path(folder), "edit.json", "edit", KEYS)
     tensors = read_tensors(Path(folder) / "edit.safetensors", "edit")
     sites = []
     try:

@@ -1,5 +1,6 @@
 """A circuit: kept nodes per location, what the others are frozen at, and the calibration of the two logits."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,10 +106,14 @@ class Circuit:
         Raises:
             UserError: it is missing, damaged or inconsistent.
         """
-        description = read_json(Path(folder), "circuit.json", "circuit")
+        description = read_json(Path(folder), "circuit.json", "circuit", KEYS)
         tensors = read_tensors(Path(folder) / "circuit.safetensors", "circuit")
         keep = {name.removeprefix("keep/"): mask.bool() for name, mask in tensors.items() if name.startswith("keep/")}
         values = {name.removeprefix("value/"): value for name, value in tensors.items() if name.startswith("value/")}
+        if set(keep) != set(values) or not all(NODE_LOCATION.fullmatch(name) for name in keep):
+            raise UserError(
+                f"{folder}: circuit.safetensors holds no mask and value per location; the circuit is damaged"
+            )
         order = sorted(keep, key=_forward_order)
         circuit = cls(
             task=description["task"],
@@ -127,6 +132,7 @@ class Circuit:
         return circuit
 
 
+KEYS = ("task", "model_fingerprint", "ablation", "calibration", "nodes", "metrics", "settings")
 PART_ORDER = (
     "attn.act_in",
     "attn.q",
@@ -137,6 +143,9 @@ PART_ORDER = (
     "mlp.post_act",
     "mlp.resid_delta",
 )
+
+
+NODE_LOCATION = re.compile(r"\d+\.(" + "|".join(map(re.escape, PART_ORDER)) + ")")
 
 
 def _forward_order(location: str) -> tuple[int, int]:
@@ -169,10 +178,11 @@ def _edges(weight: Tensor, source: str, target: str, keep: Mapping[str, Tensor])
 
 
 def drop_unread(model: SparseTransformer, keep: Mapping[str, Bool[Tensor, " W"]]) -> dict[str, Bool[Tensor, " W"]]:
-    """Remove kept nodes that no kept node reads; an exact no-op on the circuit's output.
+    """Remove kept nodes that no kept node reads.
 
     act_in, v and post_act need an outgoing edge. Queries and keys stay: frozen, they still shape attention. Repeats
-    until nothing changes.
+    until nothing changes. Exactly the same output where AbsTopK is off; where it is on, a node also has a say in which of
+    its readers' channels are among the k largest, so the output can change and is to be checked.
     """
     found = {name: mask.clone() for name, mask in keep.items()}
     while True:

@@ -75,7 +75,9 @@ def prune(
         )
     masks = learn_masks(model, train, values, config)
     keep = discretise(model, masks.scores(), deciding, values, config.target_loss)
-    keep = drop_unread(model, keep)
+    read = drop_unread(model, keep)
+    if worst_loss(model, deciding, Ablate(read, values)) <= config.target_loss:
+        keep = read
     calibration = calibrate(model, deciding, Ablate(keep, values))
     return Circuit(
         task=train.name,

@@ -123,3 +123,17 @@ def test_a_task_the_whole_model_cannot_do_is_refused(known) -> None:
     with pytest.raises(UserError, match=r"above the target 0\.15"):
         prune(known.model, backwards(known.train), backwards(known.validation), known.values, PruneConfig(**QUICK))
     assert task_loss(known.model, backwards(known.train)) > math.log(2) > task_loss(known.model, known.train)
+
+
+def test_unread_nodes_stay_where_the_circuit_would_miss_its_target_without_them(
+    known, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through AbsTopK an unread node still decides which channels survive."""
+    import sparse_model.circuits.prune as module
+
+    target = max(0.3, 2 * worst_loss(known.model, (known.train, known.validation)))
+    config = PruneConfig(target_loss=target, **QUICK)
+    monkeypatch.setattr(module, "drop_unread", lambda model, keep: {name: mask & False for name, mask in keep.items()})
+    circuit = prune(known.model, known.train, known.validation, known.values, config)
+    assert worst_loss(known.model, (known.train, known.validation), circuit.only()) <= target
+    assert circuit.nodes

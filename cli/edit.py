@@ -175,6 +175,45 @@ def apply(
 
 
 @app.command()
+def bake(
+    edit: EditArgument,
+    dense: Annotated[str, typer.Option("--dense", help="the dense model the edit was made for", show_default=False)],
+    out: Out,
+    how: Annotated[
+        Literal["remove", "add"],
+        typer.Option("--how", help="remove the nodes' directions from what reads them, or add along them"),
+    ] = "remove",
+    amount: Annotated[
+        float,
+        typer.Option("--amount", help="remove: share of the component (1 all); add: length along the unit direction"),
+    ] = 1.0,
+    node: Annotated[
+        list[str] | None, typer.Option("--node", help="only this node of the edit; repeatable; unset: all")
+    ] = None,
+    overwrite: Overwrite = False,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Write an ordinary Hugging Face checkpoint with the nodes' directions in its weights (paired edits of reads).
+
+    Example: sparsebridge edit bake runs/paired-edit --dense runs/dense --out runs/baked
+    """
+    from cli.editing import bake_nodes
+
+    record = bake_nodes(edit, dense, out, how, amount, node or [], overwrite, check_device(device))
+    say(f"checkpoint written to {out}")
+    if as_json:
+        print_json(record)
+    else:
+        print_table(
+            f"{how} {amount:g}",
+            ("fingerprint", "before", "after"),
+            [["model", record["before"][:12], record["after"][:12]]],
+            f"{len(record['nodes'])} directions baked",
+        )
+
+
+@app.command()
 def validate(
     circuit: CircuitArgument,
     bridge: BridgeOption,

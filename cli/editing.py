@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cli.loading import Pairing, load_stack, text_blocks
+from sparse_model.artefacts import atomic_folder
 from sparse_model.settings import UserError
 
 
@@ -167,6 +168,43 @@ def generate(
         "unedited": run(nullcontext()),
         "edited": run(applied),
     }
+
+
+def bake_nodes(
+    folder: Path, dense: str, out: Path, how: str, amount: float, nodes: Sequence[str], overwrite: bool, device: str
+) -> dict[str, Any]:
+    """Write a checkpoint with the read directions of an edit's nodes removed, or a bias along them added.
+
+    Raises:
+        UserError: the edit is not of reads, a node is not in it, or `out` exists.
+        AttachError: the weights cannot be baked.
+    """
+    from bridges.edits.mapping import check_base_model
+    from bridges.edits.paired_artefact import load_paired
+    from dense_adapters import AddBias, DenseStack, RemoveDirection, bake, load_dense
+
+    if out.exists() and not overwrite:
+        raise UserError(f"{out}: already exists; choose another --out or pass --overwrite")
+    edit = load_paired(folder)
+    if any(site.kind != "read" for site in edit.sites):
+        raise UserError(f"{folder}: edits the residual stream, which no weight reads alone; bake an edit of read nodes")
+    known = {
+        name: (site.dense_site, row) for site in edit.sites for name, row in zip(site.nodes, site.decoder, strict=True)
+    }
+    for name in nodes:
+        if name not in known:
+            raise UserError(f"node '{name}' is not in {folder}; it has {', '.join(known)}")
+    stack, tokenizer = load_stack(dense, device)
+    check_base_model(edit.model_fingerprint, stack, dense)
+    kind = RemoveDirection if how == "remove" else AddBias
+    chosen = [known[name] for name in nodes or known]
+    with atomic_folder(out, overwrite) as temporary:
+        bake(stack, tuple(kind(site, row, amount) for site, row in chosen), temporary / "baked", tokenizer)
+        for part in (temporary / "baked").iterdir():
+            part.rename(temporary / part.name)
+        (temporary / "baked").rmdir()
+    after = DenseStack(load_dense(str(out), device=device)[0]).fingerprint
+    return {"out": str(out), "nodes": list(nodes or known), "how": how, "before": stack.fingerprint, "after": after}
 
 
 def encode(tokenizer: Any, text: str, device: str) -> Any:

@@ -70,7 +70,7 @@ def read_json(folder: Path, name: str, kind: str, needs: Iterable[str] = ()) -> 
     """
     path = Path(folder) / name
     if not Path(folder).is_dir():
-        raise UserError(f"{folder}: no such folder; expected a {kind} artefact (a folder holding {name})")
+        raise UserError(f"{folder}: no such folder; pass a folder holding {name} (made by the {kind} command)")
     if not path.is_file():
         raise UserError(f"{folder}: holds no {name}, so it is not a {kind} artefact; pass the folder of a {kind}")
     try:

@@ -61,7 +61,7 @@ class PairedEdit:
         self,
         stack: DenseStack,
         prompt: Int[Tensor, "1 T"],
-        counterfactual: Int[Tensor, "1 T"],
+        counterfactual: Int[Tensor, "1 U"],
         strength: float | None = None,
     ) -> AbstractContextManager[None]:
         """A context in which the model runs on `prompt` under the edit towards `counterfactual`, at the prompt's tokens.

@@ -55,8 +55,8 @@ class Circuit:
         """Kept nodes in forward order."""
         return tuple(
             Node.parse(f"{name}:{channel}")
-            for name, mask in self.keep.items()
-            for channel in mask.nonzero().flatten().tolist()
+            for name in sorted(self.keep, key=_forward_order)
+            for channel in self.keep[name].nonzero().flatten().tolist()
         )
 
     def only(self) -> Ablate:

@@ -76,7 +76,7 @@ def test_a_broken_description_is_refused_with_its_kind(text: str | None, message
         (tmp_path / "a.json").write_text(text)
     with pytest.raises(UserError, match=message):
         read_json(tmp_path, "a.json", "circuit")
-    with pytest.raises(UserError, match="no such folder; expected a circuit"):
+    with pytest.raises(UserError, match="no such folder; pass a folder holding"):
         read_json(tmp_path / "missing", "a.json", "circuit")
 
 

@@ -1,5 +1,6 @@
 """Circuits as node sets: edges, unread nodes, random sets, artefacts."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -142,3 +143,11 @@ def test_truncated_tensors_are_refused(circuit: Circuit, tmp_path: Path) -> None
 def test_another_models_circuit_is_refused(circuit: Circuit, tiny_sparse: Callable[..., SparseTransformer]) -> None:
     with pytest.raises(UserError, match="pruned from another sparse model"):
         circuit.check_model(tiny_sparse(seed=5))
+
+
+def test_a_circuit_survives_its_folder_whatever_order_its_locations_were_found_in(
+    circuit: Circuit, tmp_path: Path
+) -> None:
+    shuffled = dataclasses.replace(circuit, keep=dict(reversed(list(circuit.keep.items()))))
+    shuffled.save(tmp_path / "c")
+    assert Circuit.load(tmp_path / "c").nodes == circuit.nodes == shuffled.nodes

@@ -1,0 +1,79 @@
+"""Each rule by its definition; strength 0 is no edit."""
+
+import pytest
+import torch
+
+from bridges.edits.fit import contrast_tokens
+from bridges.edits.rules import RULES, Ablate, Add, Clamp, Move, Rule, Scale, make_rule
+from sparse_model.settings import UserError
+
+MEAN, VALUE = torch.tensor([1.0, -2.0]), torch.tensor([3.0, 0.5])
+A, B, CORPUS = torch.tensor([4.0, 0.0]), torch.tensor([0.0, 4.0]), torch.tensor([-3.0, -3.0])
+
+
+def move(radius: float = 2.0) -> Move:
+    return Move(A, B, CORPUS, torch.eye(2), radius)
+
+
+@pytest.fixture
+def z() -> torch.Tensor:
+    return torch.tensor([[[4.2, 0.3], [0.1, 3.9], [-3.0, -2.0], [50.0, 1.0]]])
+
+
+@pytest.mark.parametrize("strength", [-1.0, 0.25, 1.0, 2.0])
+def test_simple_rules_are_their_formulas(strength: float, z: torch.Tensor) -> None:
+    after = {
+        "ablate": (1 - strength) * z + strength * MEAN,
+        "clamp": (1 - strength) * z + strength * VALUE,
+        "scale": (1 + strength) * z,
+        "add": z + strength * VALUE,
+    }
+    rules = {"ablate": Ablate(MEAN), "clamp": Clamp(VALUE), "scale": Scale(), "add": Add(VALUE)}
+    for name, rule in rules.items():
+        torch.testing.assert_close(z + rule.change(z, strength), after[name])
+
+
+@pytest.mark.parametrize("rule", [Ablate(MEAN), Scale(), Clamp(VALUE), Add(VALUE), move()], ids=lambda rule: rule.name)
+def test_strength_zero_changes_nothing(rule: Rule, z: torch.Tensor) -> None:
+    assert not rule.change(z, 0.0).any()
+    assert rule.change(z, 1.0).any()
+
+
+def test_a_move_shifts_class_a_by_the_difference_of_means_and_leaves_all_others(z: torch.Tensor) -> None:
+    change = move().change(z, 1.5)
+    torch.testing.assert_close(change[0, 0], 1.5 * (B - A))
+    assert not change[0, 1:].any()  # of class b, of the corpus, and nearest to a but too far from it
+    torch.testing.assert_close(move(radius=100.0).change(z, 1.0)[0, 3], B - A)
+
+
+def test_distances_are_measured_after_whitening() -> None:
+    token = torch.tensor([2.1, 1.0])  # nearer to a
+    assert move(100.0).is_class_a(token)
+    squeezed = Move(A, B, CORPUS, torch.diag(torch.tensor([0.01, 1.0])), 100.0)  # only the second axis counts
+    assert squeezed.is_class_a(token)
+    assert not squeezed.is_class_a(torch.tensor([4.0, 2.5]))
+    assert move(100.0).is_class_a(torch.tensor([4.0, 2.5]))
+
+
+@pytest.mark.parametrize("rule", [Ablate(MEAN), Scale(), Clamp(VALUE), Add(VALUE), move()], ids=lambda rule: rule.name)
+def test_a_rule_is_made_again_from_its_name_and_numbers(rule: Rule, z: torch.Tensor) -> None:
+    again = make_rule(rule.name, {**rule.scalars(), **rule.tensors()})
+    assert type(again) is type(rule)
+    torch.testing.assert_close(again.change(z, 0.8), rule.change(z, 0.8))
+
+
+def test_unknown_rules_and_wrong_numbers_are_refused() -> None:
+    with pytest.raises(UserError, match=f"choose one of {', '.join(RULES)}"):
+        make_rule("push", {})
+    with pytest.raises(UserError, match="needs mean, got value"):
+        make_rule("ablate", {"value": VALUE})
+    with pytest.raises(UserError, match="needs nothing"):
+        make_rule("scale", {"value": VALUE})
+
+
+def test_contrast_tokens_are_where_the_prompts_differ_most_and_never_padding() -> None:
+    z_a, z_b = torch.zeros(2, 4, 3), torch.zeros(2, 4, 3)
+    z_b[0, 1], z_b[0, 2], z_b[0, 3] = 1.0, 0.4, 9.0  # the last is padding
+    z_b[1, 3] = 2.0
+    found = contrast_tokens(z_a, z_b, torch.tensor([2, 3]))
+    assert found.tolist() == [[False, True, False, False], [False, False, False, True]]

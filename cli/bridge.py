@@ -35,6 +35,7 @@ def train(
     train: TrainConfig,
     bridge: BridgeConfig,
     sparse: SparseShape,
+    evaluate_blocks: Annotated[int, typer.Option("--evaluate-blocks", min=2, help="held-out blocks per source")] = 128,
     overwrite: Overwrite = False,
     device: Device = "cpu",
     as_json: Json = False,
@@ -50,7 +51,7 @@ def train(
     data = Corpus.load(corpus)
     stack, tokenizer = load_stack(model, check_device(device))
     check_vocabulary(data, tokenizer)
-    held_out = {name: blocks[:128] for name, blocks in data.held_out.items()}
+    held_out = {name: blocks[:evaluate_blocks] for name, blocks in data.held_out.items()}
     description = train_bridge(
         stack, model, tokenizer, data.train, held_out, out, train, bridge, sparse, overwrite, device
     )

@@ -23,7 +23,10 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     """A table on stdout; the first column is text, the others are figures."""
     table = Table(title=title, title_justify="left", caption=note or None, caption_justify="left")
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right", no_wrap=number > 0)
+        is_figure = 0 < number < len(columns) - 1
+        table.add_column(
+            column, justify="right" if number else "left", no_wrap=is_figure, min_width=1 if number else 12
+        )
     for row in rows:
         table.add_row(*row)
     Console(soft_wrap=False, highlight=False).print(table)

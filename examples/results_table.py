@@ -39,7 +39,10 @@ def _interval(found: dict[str, float]) -> str:
 ROWS: list[tuple[str, Any]] = [
     ("verdict", lambda t: t["verdict"]),
     ("circuit: nodes / edges", lambda t: f"{t['nodes']} / {t['edges']}"),
-    ("task loss of the circuit alone (whole model; chance 0.693)", lambda t: f"{t['task_loss']:.3f} ({t['task_loss_full_model']:.4f})"),
+    (
+        "task loss of the circuit alone (whole model; chance 0.693)",
+        lambda t: f"{t['task_loss']:.3f} ({t['task_loss_full_model']:.4f})",
+    ),
     (
         "… with the circuit removed (as many nodes outside it; drawn from all nodes)",
         lambda t: f"{t['necessity_loss']:.2f} ({t['necessity_random_loss']:.4f}; {t['necessity_any_loss']:.3f})",
@@ -53,7 +56,7 @@ ROWS: list[tuple[str, Any]] = [
     ),
     ("standing edit flips, worse direction", lambda t: f"{t['standing_flip_rate']:.3f}"),
     ("standing edit's KL on unrelated text, nats/token", lambda t: f"{t['isolation_kl']:.4f}"),
-]  # fmt: skip
+]
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from bridges.losses import kl_per_token
 from bridges.protocol import residual_sites
 from bridges.statistics import mean_estimate
 from dense_adapters import DenseStack
+from sparse_model.settings import UserError
 
 UNRELATED_BELOW = 0.01
 """Probability of the task's answers together below which a position is unrelated."""
@@ -46,7 +47,11 @@ class ReferenceText:
         self, edit: StandingEdit, answers: Iterable[int], strength: float | None = None, seed: int = 0
     ) -> dict[str, Any]:
         """Keys `kl` and `ce_change` (nats per token, intervals over sequences), `positions` (unrelated share of tokens),
-        `acts_on` (share of tokens whose stream the edit changes by itself)."""
+        `acts_on` (share of tokens whose stream the edit changes by itself).
+
+        Raises:
+            UserError: no position is unrelated, so isolation cannot be measured.
+        """
         h = walk_edited(self.dense, edit, self.tokens, strength)
         logits = self.dense.walk(self.tokens).unembed(h)
         unrelated = self.unrelated(answers).double()
@@ -54,8 +59,14 @@ class ReferenceText:
         edited = F.log_softmax(logits.float(), dim=-1)
         following = self.tokens[:, 1:, None]
         change = (self.log_probs[:, :-1].gather(-1, following) - edited[:, :-1].gather(-1, following))[..., 0].double()
-        per_block = (kl * unrelated).sum(1) / unrelated.sum(1).clamp(min=1)
-        ce_per_block = (change * unrelated[:, :-1]).sum(1) / unrelated[:, :-1].sum(1).clamp(min=1)
+        counts, ce_counts = unrelated.sum(1), unrelated[:, :-1].sum(1)
+        if not bool(ce_counts.any()):
+            raise UserError(
+                f"no position of the reference text gives the answers less than {UNRELATED_BELOW:.0%} together; pass other text "
+                "(--corpus) or more of it (--blocks)"
+            )
+        per_block = ((kl * unrelated).sum(1) / counts)[counts > 0]
+        ce_per_block = ((change * unrelated[:, :-1]).sum(1) / ce_counts)[ce_counts > 0]
         acted = torch.zeros_like(unrelated, dtype=torch.bool)
         for site in edit.sites:
             amount = edit.strength if strength is None else strength

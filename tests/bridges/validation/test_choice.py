@@ -1,18 +1,25 @@
 """Choosing loop and strength, and what is reported of the choice."""
 
 from collections.abc import Sequence
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from bridges.edits.paired import PairedRun
 from bridges.validation import paired
 from bridges.validation.effects import Effect, recovered
 from bridges.validation.paired import choose_paired, concentration, judge_paired
 from bridges.validation.verdict import Thresholds
 
 DOSES = (0.0, 1.0, 2.0)
+
+
+class Numbered(PairedRun):
+    """A run that is nothing but its number."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
 
 
 def choose(monkeypatch: pytest.MonkeyPatch, **figures: Sequence[Sequence[Sequence[float]]]) -> tuple[str, float]:
@@ -22,7 +29,7 @@ def choose(monkeypatch: pytest.MonkeyPatch, **figures: Sequence[Sequence[Sequenc
         return figures[loop][run.number]
 
     monkeypatch.setattr(paired, "_by_dose", by_dose)
-    runs = [SimpleNamespace(number=number) for number in range(len(figures["open"]))]
+    runs = [Numbered(number) for number in range(len(figures["open"]))]
     found = choose_paired(runs, DOSES)
     return found.loop, found.strength
 
@@ -98,7 +105,7 @@ def test_concentration_ends_at_the_whole_edit(validated) -> None:
 
 def test_an_edit_counts_as_sufficient_only_where_its_gate_would_pass() -> None:
     limits = Thresholds()
-    assert paired.SUFFICIENT_P_TARGET >= limits.p_target_share
+    assert limits.p_target_share <= paired.SUFFICIENT_P_TARGET
     assert (
         limits.recovered_low <= paired.SUFFICIENT_RECOVERED <= 2 - paired.SUFFICIENT_RECOVERED <= limits.recovered_high
     )

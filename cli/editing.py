@@ -135,6 +135,8 @@ def generate(
         raise UserError(f"{folder}: is a paired edit and needs --counterfactual, the prompt to act like")
     if form == "standing" and counterfactual is not None:
         raise UserError(f"{folder}: is a standing edit and takes no --counterfactual; leave it out")
+    if form == "paired" and where == "generated":
+        raise UserError(f"{folder}: is a paired edit and acts on the prompt alone; leave --where out")
     stack, tokenizer = load_stack(dense, device)
     check_base_model(edit.model_fingerprint, stack, dense)
     tokens = encode(tokenizer, prompt, device)

@@ -172,6 +172,7 @@ def circuit_edges(model: SparseTransformer, keep: Mapping[str, Tensor]) -> Itera
 
 
 def _edges(weight: Tensor, source: str, target: str, keep: Mapping[str, Tensor]) -> Iterator[Edge]:
+    weight = weight.detach()
     between = (weight != 0) & keep[source][None, :].bool() & keep[target][:, None].bool()
     for row, column in between.nonzero().tolist():
         yield Edge(Node.parse(f"{source}:{column}"), Node.parse(f"{target}:{row}"), float(weight[row, column]))

@@ -116,7 +116,7 @@ def learn_masks(
         price = config.k_coef * min(1.0, step / max(1.0, config.ramp * config.steps))
         loss = binary_loss(logits, batch.answer, batch.other) + price * masks.kept(config.temperature)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward(inputs=list(masks.parameters()))  # the model's own weights need no gradient
         torch.nn.utils.clip_grad_norm_(masks.parameters(), config.gradient_norm)
         optimizer.step()
         masks.clamp()

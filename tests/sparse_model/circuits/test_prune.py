@@ -137,3 +137,12 @@ def test_unread_nodes_stay_where_the_circuit_would_miss_its_target_without_them(
     circuit = prune(known.model, known.train, known.validation, known.values, config)
     assert worst_loss(known.model, (known.train, known.validation), circuit.only()) <= target
     assert circuit.nodes
+
+
+def test_pruning_leaves_no_gradient_in_a_model_that_could_take_one(known) -> None:
+    known.model.requires_grad_(True)
+    try:
+        learn_masks(known.model, known.train, known.values, PruneConfig(**{**QUICK, "steps": 2}))
+        assert all(parameter.grad is None for parameter in known.model.parameters())
+    finally:
+        known.model.requires_grad_(False)

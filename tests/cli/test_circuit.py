@@ -1,0 +1,138 @@
+"""`sparsebridge circuit`, on the bundled bridge with few steps."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cli.demo import BUNDLED
+from cli.main import run
+from sparse_model.circuits.circuit import Circuit
+from sparse_model.nodes import Node
+
+BRIDGE = BUNDLED / "bridge"
+SMALL = ("--steps", "12", "--pairs", "16", "--batch-pairs", "4", "--blocks", "4", "--evaluate-pairs", "8")
+
+
+@pytest.fixture(scope="session")
+def bundled_circuit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`closing_quote` pruned quickly, by the command itself."""
+    out = tmp_path_factory.mktemp("circuit") / "closing_quote"
+    assert run(["circuit", "prune", str(BRIDGE), "--task", "closing_quote", "--out", str(out), *SMALL]) == 0
+    return out
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_prune_writes_a_circuit_that_reaches_its_target_on_the_deciding_pairs(bundled_circuit: Path) -> None:
+    from bridges.artefact import load_bridge
+    from sparse_model.circuits.prune import PruneConfig, worst_loss
+    from sparse_model.tasks import find_task
+    from sparse_model.tasks.token_pairs import tokenise_pairs
+
+    circuit, artefact = Circuit.load(bundled_circuit), load_bridge(BRIDGE)
+    task = find_task("closing_quote")
+    train, validation = (
+        tokenise_pairs(task, artefact.tokenizer, n, split, 0) for n, split in ((16, "train"), (8, "validation"))
+    )
+    deciding = (train.select(slice(0, 8)), validation)
+    assert worst_loss(artefact.sparse, deciding, circuit.only()) <= PruneConfig().target_loss
+    assert worst_loss(artefact.sparse, deciding, circuit.without()) > PruneConfig().target_loss
+    assert circuit.metrics["evaluation"]["nodes"] == len(circuit.nodes) == circuit.metrics["nodes"]
+    assert circuit.settings["steps"] == 12
+
+
+def test_evaluate_prints_sufficiency_and_necessity_beside_their_controls(cli: Callable, bundled_circuit: Path) -> None:
+    command = ("circuit", "evaluate", bundled_circuit, "--model", BRIDGE, "--pairs", "8", "--draws", "2")
+    found = cli(*command, "--json").json
+    assert found["task"] == "closing_quote"
+    assert found["task_loss"] < found["random_circuit_loss"]
+    assert found["necessity_loss"] > found["full_loss"]
+    assert len(found["necessity_random_losses"]) == 2
+    text = cli(*command).out
+    assert "sufficiency" in text
+    assert f"{found['necessity_loss']:.3f}" in text
+
+
+def test_show_lists_every_node_and_only_edges_between_them(cli: Callable, bundled_circuit: Path) -> None:
+    ran = cli("circuit", "show", bundled_circuit, "--model", BRIDGE, "--json")
+    assert ran.err == ""
+    found = ran.json
+    nodes = [str(node) for node in Circuit.load(bundled_circuit).nodes]
+    assert found["nodes"] == nodes
+    assert {edge["source"] for edge in found["edges"]} | {edge["target"] for edge in found["edges"]} <= set(nodes)
+    assert all(edge["weight"] != 0 for edge in found["edges"])
+    assert str(Node.parse(nodes[0])) in cli("circuit", "show", bundled_circuit, "--model", BRIDGE).out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("circuit", "prune", "nowhere", "--task", "closing_quote"), "nowhere"),
+        (("circuit", "prune", BRIDGE, "--task", "closing_quot"), "closing_quote"),
+        (("circuit", "prune", BUNDLED / "dense", "--task", "closing_quote"), "sparse"),
+        (("circuit", "prune", BRIDGE, "--task", "closing_quote", "--target-loss", "1e-9", *SMALL), "--target-loss"),
+        (("circuit", "prune", BRIDGE, "--task", "closing_quote", "--steps", "0"), "steps"),
+        (("circuit", "prune", BRIDGE, "--task", "closing_quote", "--corpus", "nowhere", *SMALL), "nowhere"),
+    ],
+)
+def test_wrong_input_is_one_line_and_leaves_nothing(
+    arguments: tuple[str, ...], message: str, cli: Callable, tmp_path: Path
+) -> None:
+    ran = cli(*arguments, "--out", tmp_path / "made")
+    assert (ran.code, ran.err.count("\n"), ran.out) == (2, 1, "")
+    assert message in ran.err
+    assert files(tmp_path) == []
+
+
+def test_a_misspelt_key_in_the_config_names_the_nearest(cli: Callable, tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text("[prune]\ntarget_los = 0.2\n")
+    ran = cli("circuit", "prune", BRIDGE, "--task", "closing_quote", "--out", tmp_path / "made", "--config", config)
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert "did you mean 'target_loss'" in ran.err
+    assert files(tmp_path) == ["c.toml"]
+
+
+def test_text_in_another_models_tokens_is_refused(cli: Callable, corpus_folder: Path, tmp_path: Path) -> None:
+    arguments = ("--task", "closing_quote", "--out", tmp_path / "made", "--corpus", corpus_folder, *SMALL)
+    ran = cli("circuit", "prune", BRIDGE, *arguments)
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert "another tokenizer" in ran.err
+    assert files(tmp_path) == []
+
+
+def test_a_file_of_pairs_whose_answers_are_several_tokens_is_refused(cli: Callable, tmp_path: Path) -> None:
+    own = tmp_path / "own.jsonl"
+    line = {"prompt_a": "a(", "answer_a": "zzzqqq", "prompt_b": "b(", "answer_b": "kkkjjj"}
+    own.write_text(json.dumps(line) + "\n")
+    ran = cli("circuit", "prune", BRIDGE, "--task", own, "--out", tmp_path / "made", *SMALL)
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert "single token" in ran.err
+    assert files(tmp_path) == ["own.jsonl"]
+
+
+def test_an_existing_folder_is_not_replaced_unasked(cli: Callable, bundled_circuit: Path) -> None:
+    before = files(bundled_circuit)
+    ran = cli("circuit", "prune", BRIDGE, "--task", "closing_quote", "--out", bundled_circuit, *SMALL)
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert "--overwrite" in ran.err
+    assert files(bundled_circuit) == before
+
+
+def test_a_circuit_of_another_model_or_cut_short_is_refused(
+    cli: Callable, bundled_circuit: Path, sparse_folder: Path, tmp_path: Path
+) -> None:
+    ran = cli("circuit", "show", bundled_circuit, "--model", sparse_folder)
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert "another sparse model" in ran.err
+    shutil.copytree(bundled_circuit, tmp_path / "c")
+    tensors = tmp_path / "c" / "circuit.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:100])
+    ran = cli("circuit", "show", tmp_path / "c", "--model", BRIDGE)
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert "truncated" in ran.err

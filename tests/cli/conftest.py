@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 from accelerate.state import AcceleratorState, GradientState
 
+from cli.demo import BUNDLED
 from cli.main import run
 
 
@@ -52,3 +53,12 @@ TINY = [
     *("--steps", "4", "--batch-size", "4", "--density", "0.3", "--sparse-position", "added"),
     *("--sparse-d-model", "24", "--sparse-n-head", "3", "--sparse-d-head", "4", "--sparse-d-mlp", "32"),
 ]
+
+
+@pytest.fixture(scope="session")
+def bundled_circuit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`closing_quote` pruned out of the bundled bridge in a few steps, by the command itself."""
+    bridge, out = BUNDLED / "bridge", tmp_path_factory.mktemp("circuit") / "closing_quote"
+    sizes = ("--steps", "12", "--pairs", "16", "--batch-pairs", "4", "--blocks", "4", "--evaluate-pairs", "8")
+    assert run(["circuit", "prune", str(bridge), "--task", "closing_quote", "--out", str(out), *sizes]) == 0
+    return out

@@ -8,20 +8,11 @@ from pathlib import Path
 import pytest
 
 from cli.demo import BUNDLED
-from cli.main import run
 from sparse_model.circuits.circuit import Circuit
 from sparse_model.nodes import Node
 
 BRIDGE = BUNDLED / "bridge"
 SMALL = ("--steps", "12", "--pairs", "16", "--batch-pairs", "4", "--blocks", "4", "--evaluate-pairs", "8")
-
-
-@pytest.fixture(scope="session")
-def bundled_circuit(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`closing_quote` pruned quickly, by the command itself."""
-    out = tmp_path_factory.mktemp("circuit") / "closing_quote"
-    assert run(["circuit", "prune", str(BRIDGE), "--task", "closing_quote", "--out", str(out), *SMALL]) == 0
-    return out
 
 
 def files(folder: Path) -> list[str]:
@@ -47,7 +38,7 @@ def test_prune_writes_a_circuit_that_reaches_its_target_on_the_deciding_pairs(bu
 
 
 def test_evaluate_prints_sufficiency_and_necessity_beside_their_controls(cli: Callable, bundled_circuit: Path) -> None:
-    command = ("circuit", "evaluate", bundled_circuit, "--model", BRIDGE, "--pairs", "8", "--draws", "2")
+    command = ("circuit", "evaluate", bundled_circuit, "--model", BRIDGE, "--evaluate-pairs", "8", "--draws", "2")
     found = cli(*command, "--json").json
     assert found["task"] == "closing_quote"
     assert found["task_loss"] < found["random_circuit_loss"]

@@ -1,0 +1,183 @@
+"""`sparsebridge edit` on the bundled models: map, apply, validate, and everything they refuse."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bridges.edits.paired_artefact import load_paired
+from bridges.edits.standing_artefact import load_standing
+from cli.demo import BUNDLED
+from sparse_model.circuits.circuit import Circuit
+
+BRIDGE, DENSE = BUNDLED / "bridge", BUNDLED / "dense"
+SMALL = ("--blocks", "4", "--pairs", "16")
+PROMPT, OTHER = "name = 'hello", 'name = "hello'
+
+
+@pytest.fixture(scope="module")
+def edits(bundled_circuit: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A standing and a paired edit, by the command itself."""
+    from cli.main import run
+
+    folder = tmp_path_factory.mktemp("edits")
+    for form in ("standing", "paired"):
+        out = str(folder / form)
+        assert (
+            run(["edit", "map", str(bundled_circuit), "--bridge", str(BRIDGE), "--form", form, "--out", out, *SMALL])
+            == 0
+        )
+    return {form: folder / form for form in ("standing", "paired")}
+
+
+def test_both_forms_hold_the_circuits_nodes(edits: dict[str, Path], bundled_circuit: Path) -> None:
+    circuit = Circuit.load(bundled_circuit)
+    reads = {str(node) for node in circuit.nodes if node.part == "act_in"}
+    paired = load_paired(edits["paired"])
+    assert {node for site in paired.sites for node in site.nodes} <= reads
+    assert [site.dense_site for site in paired.sites] == sorted({site.dense_site for site in paired.sites})
+    (site,) = load_standing(edits["standing"]).sites
+    assert site.rule.name == "move"
+    channels = {int(name.partition(":")[2]) for name in site.nodes}
+    assert channels <= {node.channel for node in circuit.nodes if node.part in ("act_in", "resid_delta")}
+
+
+def test_a_single_node_maps_under_a_rule_of_its_own(cli: Callable, bundled_circuit: Path, tmp_path: Path) -> None:
+    node = next(str(n) for n in Circuit.load(bundled_circuit).nodes if n.part == "act_in")
+    command = ("edit", "map", bundled_circuit, "--bridge", BRIDGE, "--node", node, "--rule", "clamp", "--blocks", "2")
+    found = cli(*command, "--value", "2", "--strength", "0.5", "--out", tmp_path / "e", "--json").json
+    assert (found["strength"], [site["nodes"] for site in found["sites"]]) == (0.5, [[node]])
+    ran = cli(*command, "--out", tmp_path / "f")
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert "--value" in ran.err
+    assert [path.name for path in tmp_path.iterdir()] == ["e"]
+
+
+@pytest.mark.parametrize("form", ["standing", "paired"])
+def test_the_text_is_the_same_with_and_without_a_cache_and_unedited_at_strength_zero(
+    form: str, cli: Callable, edits: dict[str, Path]
+) -> None:
+    command = ["edit", "apply", edits[form], "--dense", DENSE, "--prompt", PROMPT, "--tokens", "6", "--json"]
+    command += ["--counterfactual", OTHER] if form == "paired" else []
+    cached, uncached = (cli(*command, "--strength", "2", switch).json for switch in ("--cache", "--no-cache"))
+    assert cached == uncached
+    nothing = cli(*command, "--strength", "0").json
+    assert nothing["edited"] == nothing["unedited"] == cached["unedited"]
+
+
+def test_a_paired_edit_needs_its_counterfactual_and_a_standing_one_takes_none(
+    cli: Callable, edits: dict[str, Path]
+) -> None:
+    for form, more, message in (
+        ("paired", (), "needs --counterfactual"),
+        ("standing", ("--counterfactual", OTHER), "takes no --counterfactual"),
+        ("paired", ("--counterfactual", OTHER, "--where", "generated"), "--where"),
+        ("paired", ("--counterfactual", OTHER + " world again"), "equal length"),
+        ("standing", ("--tokens", "4000"), "--tokens"),
+    ):
+        ran = cli("edit", "apply", edits[form], "--dense", DENSE, "--prompt", PROMPT, *more)
+        assert (ran.code, ran.err.count("\n"), ran.out) == (2, 1, ""), ran.err
+        assert message in ran.err
+
+
+def test_an_edit_for_another_base_model_is_refused(cli: Callable, edits: dict[str, Path], gpt2_folder: Path) -> None:
+    ran = cli("edit", "apply", edits["standing"], "--dense", gpt2_folder, "--prompt", "x")
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert "another base model" in ran.err
+
+
+@pytest.mark.parametrize("form", ["standing", "paired"])
+@pytest.mark.parametrize("damage", ["cut", "no tensors", "no json", "not json", "empty json"])
+def test_a_damaged_edit_is_one_line(
+    damage: str, form: str, cli: Callable, edits: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "e"
+    shutil.copytree(edits[form], folder)
+    tensors, description = folder / "edit.safetensors", folder / "edit.json"
+    if damage == "cut":
+        tensors.write_bytes(tensors.read_bytes()[:200])
+    elif damage == "no tensors":
+        tensors.unlink()
+    elif damage == "no json":
+        description.unlink()
+    else:
+        description.write_text("{" if damage == "not json" else json.dumps({"form": form}))
+    ran = cli("edit", "apply", folder, "--dense", DENSE, "--prompt", PROMPT)
+    assert (ran.code, ran.err.count("\n"), ran.out) == (2, 1, "")
+    assert str(folder) in ran.err
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--node", "0.attn.act_in:100000", "--form", "paired"), "not in the circuit"),
+        (("--node", "0.attn.act_inn:1", "--form", "paired"), "act_in"),
+        (("--node", "seven", "--form", "paired"), "not a node"),
+        (("--rule", "add", "--form", "paired"), "--rule"),
+        (("--node", "0.attn.act_in:1",), "move takes the whole circuit"),
+        (("--rule", "shove"), "--rule"),
+        (("--dense", "nowhere"), "nowhere"),
+        (("--blocks", "0"), "--blocks"),
+        (("--loops", "open"), "--loop"),
+    ],
+)  # fmt: skip
+def test_wrong_input_to_map_is_one_line_and_leaves_nothing(
+    more: tuple[str, ...], message: str, cli: Callable, bundled_circuit: Path, tmp_path: Path
+) -> None:
+    ran = cli("edit", "map", bundled_circuit, "--bridge", BRIDGE, *SMALL, "--out", tmp_path / "made", *more)
+    assert (ran.code, ran.err.count("\n"), ran.out) == (2, 1, ""), ran.err
+    assert message in ran.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_paths_that_hold_something_else_are_refused_by_name(
+    cli: Callable, bundled_circuit: Path, edits: dict[str, Path], tmp_path: Path
+) -> None:
+    for arguments, message in (
+        (("edit", "map", tmp_path / "no", "--bridge", BRIDGE, "--out", tmp_path / "e"), "no such folder"),
+        (("edit", "map", bundled_circuit, "--bridge", tmp_path / "no", "--out", tmp_path / "e"), "no such folder"),
+        (("edit", "map", bundled_circuit, "--bridge", DENSE, "--out", tmp_path / "e"), "bridge.json"),
+        (("edit", "map", edits["paired"], "--bridge", BRIDGE, "--out", tmp_path / "e"), "circuit.json"),
+        (("edit", "map", bundled_circuit, "--bridge", BRIDGE, "--out", edits["paired"]), "--overwrite"),
+        (("edit", "apply", bundled_circuit, "--dense", DENSE, "--prompt", "x"), "edit.json"),
+        (("edit", "validate", bundled_circuit, "--bridge", BRIDGE, "--out", edits["paired"]), "--overwrite"),
+    ):
+        ran = cli(*arguments)
+        assert (ran.code, ran.err.count("\n"), ran.out) == (2, 1, ""), ran.err
+        assert message in ran.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_validation_exits_by_its_verdict_and_writes_its_report(
+    cli: Callable, bundled_circuit: Path, tmp_path: Path
+) -> None:
+    ran = cli(
+        "edit", "validate", bundled_circuit, "--bridge", BRIDGE, "--blocks", "2", "--pairs", "4", "--draws", "3",
+        "--out", tmp_path / "r", "--json",
+    )  # fmt: skip
+    report = json.loads(ran.out)
+    assert set(report) >= {"task", "mapped_nodes", "choice", "paired", "concentration", "standing", "verdict"}
+    assert set(report["paired"]) == set(report["standing"]) == {"a_to_b", "b_to_a"}
+    gates = report["verdict"]["gates"]
+    # three draws cannot give p < 0.01
+    assert [gate["passed"] for gate in gates if gate["name"] == "better than controls"] == [False]
+    assert report["verdict"]["passed"] is False
+    assert ran.code == 1
+    written = json.loads((tmp_path / "r" / "report.json").read_text())
+    assert written["verdict"] == "failed"
+    assert written["tasks"]["closing_quote"]["details"] == report
+    assert (tmp_path / "r" / "report.html").is_file()
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_the_exit_code_is_zero_exactly_where_the_verdict_passed(
+    passed: bool, cli: Callable, bundled_circuit: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import cli.editing as editing
+
+    monkeypatch.setattr(editing, "validate_one", lambda *_: {"task": "t", "verdict": {"passed": passed, "gates": []}})
+    ran = cli("edit", "validate", bundled_circuit, "--bridge", BRIDGE, "--json")
+    assert ran.code == (0 if passed else 1)

@@ -84,11 +84,11 @@ def evaluate(
 
     Example: sparsebridge sparse evaluate runs/sparse --corpus runs/corpus
     """
-    from bridges.statistics import mean_estimate
     from cli.loading import check_vocabulary, load_sparse, load_tokenizer
     from sparse_model.census import take_census
     from sparse_model.corpus.corpus import Corpus
     from sparse_model.evaluation import sequence_losses
+    from sparse_model.statistics import mean_estimate
 
     network = load_sparse(model, check_device(device))
     data = Corpus.load(corpus)

@@ -131,7 +131,7 @@ def measure(network: Any, tokenizer: Any, task: Any, pairs: int, split: Any, see
     import torch
     import torch.nn.functional as F
 
-    from bridges.statistics import mean_estimate
+    from sparse_model.statistics import mean_estimate
     from sparse_model.tasks.loss import last_logits, logit_difference
     from sparse_model.tasks.token_pairs import tokenise_pairs
 

@@ -17,9 +17,9 @@ from torch import Tensor
 from bridges.edits.standing import StandingEdit, walk_edited
 from bridges.losses import kl_per_token
 from bridges.protocol import residual_sites
-from bridges.statistics import mean_estimate
 from dense_adapters import DenseStack
 from sparse_model.settings import UserError
+from sparse_model.statistics import mean_estimate
 
 UNRELATED_BELOW = 0.01
 """Probability of the task's answers together below which a position is unrelated."""

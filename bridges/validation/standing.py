@@ -15,13 +15,13 @@ from bridges.bridge import Bridge
 from bridges.edits.fit import move_edit, stream_channels
 from bridges.edits.paired import Direction
 from bridges.edits.standing import StandingEdit, walk_edited
-from bridges.statistics import mean_estimate
 from bridges.validation.effects import Effect
 from bridges.validation.isolation import ReferenceText
 from dense_adapters import DenseStack
 from sparse_model.circuits.circuit import Circuit
 from sparse_model.model import SparseTransformer
 from sparse_model.settings import UserError
+from sparse_model.statistics import mean_estimate
 
 STRENGTHS = (1.0, 1.5, 2.0, 3.0)
 ENOUGH_FLIPS = 0.95

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bridges.statistics import mean_estimate, permutation_p, ratio_estimate
+from sparse_model.statistics import mean_estimate, permutation_p, ratio_estimate
 
 
 def test_the_interval_of_a_mean_covers_it_about_as_often_as_it_says() -> None:

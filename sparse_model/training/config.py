@@ -33,6 +33,16 @@ class TrainConfig(Settings):
     )
     anneal_shape: Literal["linear", "exponential", "cosine"] = Field("linear", description="shape of that fall")
     floor: int = Field(4, ge=0, description="nonzeros every neuron and attention channel keeps; 0 for no floor")
+    revive_every: int = Field(
+        0, ge=0, description="steps between revivals of silent neurons and attention channels; 0 for none"
+    )
+    revive_between: tuple[float, float] = Field(
+        (0.1, 0.8), description="fractions of the anneal between which units are revived"
+    )
+    revive_share: float = Field(
+        0.1, gt=0, le=1, description="most units of a kind and layer revived at once, a fraction"
+    )
+    revive_batches: int = Field(4, ge=1, description="latest batches on which a unit must stay zero to be revived")
     seed: int = Field(0, ge=0, description="of initialisation, data order and every random choice")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="autocast precision; masters are always fp32")
     checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints")

@@ -18,15 +18,19 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from sparse_model.model import SparseTransformer
 from sparse_model.settings import UserError
 from sparse_model.training import checkpoint
+from sparse_model.training.activity import SilentUnits, silent_units
 from sparse_model.training.batches import Batches
 from sparse_model.training.config import TrainConfig
 from sparse_model.training.objective import Objective
 from sparse_model.training.projection import project, sparse_tensors
+from sparse_model.training.revival import check_revivable, is_due, revive
 from sparse_model.training.schedule import density_at, learning_rate_factor
 
 
@@ -56,6 +60,7 @@ def train(
         gradient_accumulation_steps=config.accumulate,
         mixed_precision="no" if config.precision == "fp32" else "bf16",
     )
+    check_revivable(objective.projected, config)
     tensors = sparse_tensors(objective.projected) if objective.projected is not None else ()
     optimizer = _optimizer(objective, config)
     base_rates = [group["lr"] for group in optimizer.param_groups]
@@ -89,11 +94,16 @@ def train(
                     optimizer.zero_grad()
             density = density_at(config, step)
             project(tensors, density, config.floor)
+            revived: dict[str, float] = {}
+            if is_due(config, step) and isinstance(objective.projected, SparseTransformer):
+                silent = _silent(accelerator, objective.projected, batches, step, config)
+                revived = revive(objective.projected, optimizer, silent, config, density, step).to_json()
+                project(tensors, density, config.floor)
 
             done = step + 1
             last = done == config.steps
-            if done % config.log_every == 0 or last:
-                metrics.write(done, terms, density, factor, healthy, bar)
+            if done % config.log_every == 0 or last or revived:
+                metrics.write(done, terms, density, factor, healthy, bar, revived)
             if done % config.checkpoint_every == 0 or last or stop.is_set():
                 metrics.check(done, terms, healthy)
                 if accelerator.is_main_process:
@@ -103,6 +113,24 @@ def train(
                 raise StoppedEarly(f"stopped after step {done} of {config.steps}; run the same command to go on")
             bar.update()
     return metrics.rows
+
+
+def _silent(
+    accelerator: Accelerator, model: SparseTransformer, batches: Batches, step: int, config: TrainConfig
+) -> tuple[SilentUnits, ...]:
+    """The units silent on the latest batches, whole on every process, as the main process sees them."""
+    pieces = (
+        piece.to(accelerator.device)
+        for back in range(min(config.revive_batches, step + 1))
+        for piece in batches.at(step - back).chunk(config.accumulate * accelerator.num_processes)
+    )
+    with accelerator.autocast():
+        silent = silent_units(model, pieces)
+    if accelerator.num_processes > 1:
+        for layer in silent:
+            for mask in (layer.neurons, layer.qk, layer.v):
+                broadcast(mask, from_process=0)
+    return silent
 
 
 def stays_on_cpu(objective: nn.Module) -> bool:
@@ -176,13 +204,21 @@ class _Metrics:
         )
 
     def write(
-        self, step: int, terms: dict[str, Tensor], density: float, factor: float, healthy: Tensor, bar: Any
+        self,
+        step: int,
+        terms: dict[str, Tensor],
+        density: float,
+        factor: float,
+        healthy: Tensor,
+        bar: Any,
+        more: dict[str, float],
     ) -> None:
         """Log one row; the only place of the loop that waits for the device."""
         self.check(step, terms, healthy)
         now = time.perf_counter()
         row = {"step": step, **{name: value.item() for name, value in terms.items()}, "density": density}
         row["lr"] = self.config.lr * factor
+        row |= more
         row["steps_per_second"] = (step - self._clock_step) / (now - self._clock)
         self._clock, self._clock_step = now, step
         self.rows.append(row)

@@ -43,7 +43,8 @@ def train_bridge(
         held_out: named blocks [N, T] to evaluate on.
     """
     torch.manual_seed(train.seed)
-    sparse = SparseTransformer(shape.config(dense.vocab_size, train_blocks.shape[1])).to(device)
+    document_token = tokenizer.bos_token_id if shape.leak is False else None
+    sparse = SparseTransformer(shape.config(dense.vocab_size, train_blocks.shape[1], document_token)).to(device)
     bridge = Bridge(align(sparse, dense), sparse.d_model, dense.d_model, bridge_config.topk_fraction, train.seed).to(
         device
     )

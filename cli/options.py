@@ -101,7 +101,7 @@ def _config_parameter() -> inspect.Parameter:
 
 def _parameter(name: str, annotation: Any, text: str) -> inspect.Parameter:
     flag = "--" + name.replace("_", "-")
-    declaration = f"{flag}/--no-{flag[2:]}" if annotation is bool else flag
+    declaration = f"{flag}/--no-{flag[2:]}" if bool in (annotation, *get_args(annotation)) else flag
     return _keyword(name, Annotated[_optional(annotation), typer.Option(declaration, help=text, show_default=False)])
 
 

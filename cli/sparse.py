@@ -50,8 +50,11 @@ def train(
     from sparse_model.training.run import train_artefact
 
     data = Corpus.load(corpus)
+    document_token = None if sparse.leak else data.tokenizer.bos_token_id
     torch.manual_seed(train.seed)
-    model = SparseTransformer(sparse.config(data.vocab_size, data.block_length)).to(check_device(device))
+    model = SparseTransformer(sparse.config(data.vocab_size, data.block_length, document_token)).to(
+        check_device(device)
+    )
 
     def write(folder: Path) -> None:
         model.save_pretrained(folder)

@@ -72,6 +72,8 @@ class SparseConfig(PreTrainedConfig):
     """A learnable logit per head with zero value in the softmax denominator."""
     bigram_table: Literal["none", "learned", "fixed"] = "none"
     """Dense V×V table added to the logits; only sensible for small V."""
+    document_token: int | None = None
+    """Token that begins a document: attention stays within documents and positions restart; None lets both run on."""
     tie_word_embeddings: bool = False
     """Whether the unembedding shares the embedding's weights."""
 
@@ -104,6 +106,8 @@ class SparseConfig(PreTrainedConfig):
                     f"topk_fraction = {self.topk_fraction}: keeps no channel of {location} ({width} wide); "
                     "raise it or widen the model"
                 )
+        if self.document_token is not None and not 0 <= self.document_token < self.vocab_size:
+            raise UserError(f"document_token = {self.document_token}: is no token of {self.vocab_size}")
         if (self.position == "concatenated") != (self.d_position is not None):
             raise UserError(
                 "d_position is the width of concatenated positions: set it exactly when position='concatenated'"

@@ -44,14 +44,14 @@ class Attention(nn.Module):
         self.sink_logit = nn.Parameter(torch.zeros(config.n_head)) if config.attention_sink else None
 
     def forward(
-        self, x: Float[Tensor, "B T R"], tap: Tap, prefix: str, visible: Bool[Tensor, "B T"] | None = None
+        self, x: Float[Tensor, "B T R"], tap: Tap, prefix: str, allowed: Bool[Tensor, "B 1 T T"] | None = None
     ) -> Float[Tensor, "B T S"]:
         """What attention adds to the stream.
 
         Args:
             x: normed input, R = S plus any concatenated position channels.
             tap: called at `{prefix}.act_in`, `.q`, `.k`, `.v`, `.y`, `.resid_delta`.
-            visible: False for padding that no token may attend to; None when there is none.
+            allowed: which earlier token (last axis) each token may attend to; None for all.
         """
         config = self.config
         x = tap(f"{prefix}.act_in", keep_topk(config, "attn_in", x))
@@ -59,27 +59,23 @@ class Attention(nn.Module):
         q = tap(f"{prefix}.q", keep_topk(config, "attn_q", q))
         k = tap(f"{prefix}.k", keep_topk(config, "attn_k", k))
         v = tap(f"{prefix}.v", keep_topk(config, "attn_v", v))
-        y = tap(f"{prefix}.y", self._mix(q, k, v, visible))
+        y = tap(f"{prefix}.y", self._mix(q, k, v, allowed))
         return tap(f"{prefix}.resid_delta", keep_topk(config, "attn_out", self.c_proj(y)))
 
-    def _mix(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
+    def _mix(self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> Tensor:
         B, T, _ = q.shape
         heads = (B, T, self.config.n_head, self.config.d_head)
         q, k, v = (part.reshape(heads).transpose(1, 2) for part in (q, k, v))
         scale = 1 / math.sqrt(self.config.d_head)
-        if self.sink_logit is None and visible is None:
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
+        if self.sink_logit is None:
+            y = F.scaled_dot_product_attention(q, k, v, allowed, is_causal=allowed is None, scale=scale)
         else:
-            allowed = torch.ones(T, T, dtype=torch.bool, device=q.device).tril()[None, None]
-            if visible is not None:
-                # a padding query sees itself, so that its softmax stays finite; nothing reads its output
-                itself = torch.eye(T, dtype=torch.bool, device=q.device)
-                allowed = (allowed & visible[:, None, None, :]) | itself
+            if allowed is None:
+                allowed = torch.ones(T, T, dtype=torch.bool, device=q.device).tril()[None, None]
             bias = torch.zeros_like(allowed, dtype=q.dtype).masked_fill(~allowed, float("-inf"))
-            if self.sink_logit is not None:
-                k, v = F.pad(k, (0, 0, 1, 0)), F.pad(v, (0, 0, 1, 0))
-                sink = self.sink_logit.to(q.dtype).view(1, -1, 1, 1).expand(bias.shape[0], -1, T, 1)
-                bias = torch.cat([sink, bias.expand(-1, self.config.n_head, -1, -1)], dim=-1)
+            k, v = F.pad(k, (0, 0, 1, 0)), F.pad(v, (0, 0, 1, 0))
+            sink = self.sink_logit.to(q.dtype).view(1, -1, 1, 1).expand(bias.shape[0], -1, T, 1)
+            bias = torch.cat([sink, bias.expand(-1, self.config.n_head, -1, -1)], dim=-1)
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
         return y.transpose(1, 2).reshape(B, T, -1)
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
@@ -20,6 +20,7 @@ from sparse_model.artefacts import read_tensors, save_tensors
 from sparse_model.config import SparseConfig
 from sparse_model.layers import Attention, Block, WriteLinear, keep_topk, make_norm
 from sparse_model.packed import pack, unpack
+from sparse_model.reach import Reach
 from sparse_model.settings import UserError
 from sparse_model.taps import At, Chain, Tap, no_tap
 
@@ -215,16 +216,12 @@ class SparseWalk:
         if config.position != "none" and config.block_size < T:
             raise UserError(f"{T} tokens are longer than the model's block_size {config.block_size}; shorten the input")
         self.model, self.tokens = model, tokens
-        self.visible: Bool[Tensor, "B T"] | None = None
-        if attention_mask is not None and not bool(attention_mask.all()):
-            self.visible = attention_mask.bool()
+        reach = Reach(tokens, attention_mask, config.document_token)
+        self.allowed = reach.allowed
         self.position: Tensor | None = None
         if config.position != "none":
             table = model.embeddings("wpe").weight
-            if self.visible is None:
-                self.position = table[:T][None]
-            else:  # left padding: the first real token is at position 0
-                self.position = table[(self.visible.long().cumsum(-1) - 1).clamp(min=0)]
+            self.position = table[:T][None] if reach.place is None else table[reach.place]
 
     def embedding(self) -> Float[Tensor, "B T S"]:
         """The stream before the first sublayer."""
@@ -257,8 +254,8 @@ class SparseWalk:
         if is_mlp:
             h = h + block.mlp(x, tap, f"{layer}.mlp")
         else:
-            visible = None if self.visible is None else self._stacked(self.visible, x)
-            h = h + block.attn(x, tap, f"{layer}.attn", visible)
+            allowed = None if self.allowed is None else self._stacked(self.allowed, x)
+            h = h + block.attn(x, tap, f"{layer}.attn", allowed)
         if config.residual_activation == "relu":
             h = F.relu(h)
         return keep_topk(config, "resid_post_mlp" if is_mlp else "resid_post_attn", h)

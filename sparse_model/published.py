@@ -87,11 +87,15 @@ def publish_config(config: SparseConfig) -> dict[str, Any]:
     """The published config for ours.
 
     Raises:
-        UserError: the model has no positions or its own norm epsilon, which the layout cannot express.
+        UserError: the model has no positions or its own norm epsilon, or keeps documents apart, which the layout cannot express.
     """
     if config.position == "none":
         raise UserError(
             "the published layout always has positions; train with position='added' or 'concatenated' to export"
+        )
+    if config.document_token is not None:
+        raise UserError(
+            "the published layout lets attention cross documents; train with --sparse-leak (document_token unset) to export"
         )
     if config.norm_eps is not None:
         raise UserError("the published layout has no norm epsilon; train with norm_eps unset to export")

@@ -25,8 +25,18 @@ class SparseShape(Settings):
     attention_sink: bool = Field(False, description="a learnable logit per head with zero value in the softmax")
     bigram_table: bool = Field(False, description="dense V×V table added to the logits; only sensible for small V")
 
-    def config(self, vocab_size: int, block_size: int) -> SparseConfig:
-        """The model config for a vocabulary (tokens) and a longest sequence (tokens)."""
+    leak: bool | None = Field(
+        None,
+        description="let attention cross the documents of a block and positions run on; unset: no for a model by itself, "
+        "yes for one bridged to a dense model, whose attention does",
+    )
+
+    def config(self, vocab_size: int, block_size: int, document_token: int | None = None) -> SparseConfig:
+        """The model config for a vocabulary (tokens) and a longest sequence (tokens).
+
+        Args:
+            document_token: the token that begins a document, where documents are to be kept apart.
+        """
         return SparseConfig(
             vocab_size=vocab_size,
             block_size=block_size,
@@ -38,5 +48,6 @@ class SparseShape(Settings):
             topk_fraction=self.topk_fraction,
             position=self.position,
             attention_sink=self.attention_sink,
+            document_token=document_token,
             bigram_table="learned" if self.bigram_table else "none",
         )

@@ -26,6 +26,15 @@ def test_a_trained_model_is_an_ordinary_folder_with_its_tokenizer(sparse_folder:
     assert not sparse_folder.with_name("model.run").exists()
 
 
+def test_documents_are_kept_apart_unless_asked(
+    cli: Callable, sparse_folder: Path, corpus_folder: Path, tmp_path: Path
+) -> None:
+    start = Corpus.load(corpus_folder).tokenizer.bos_token_id
+    assert SparseTransformer.from_pretrained(sparse_folder).config.document_token == start
+    cli("sparse", "train", "--corpus", corpus_folder, *SHORT, "--sparse-leak", "--out", tmp_path / "leaking")
+    assert SparseTransformer.from_pretrained(tmp_path / "leaking").config.document_token is None
+
+
 def test_evaluate_reports_the_cross_entropy_of_held_out_text(
     cli: Callable, sparse_folder: Path, corpus_folder: Path
 ) -> None:

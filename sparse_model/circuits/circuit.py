@@ -1,7 +1,7 @@
-"""A circuit: kept nodes per location, what the others are frozen at, and the calibration of the two logits."""
+"""A circuit: kept nodes and edges, what the others are frozen at, and the calibration of the two logits."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sparse_model.artefacts import atomic_folder, model_fingerprint, read_json, read_tensors, save_tensors, write_json
 from sparse_model.circuits.ablation import Ablate
+from sparse_model.circuits.edges import SOURCES, circuit_edges, cut_edges, drop_unread
 from sparse_model.model import SparseTransformer
 from sparse_model.nodes import Node
 from sparse_model.settings import UserError
@@ -26,19 +27,11 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class Edge:
-    """A nonzero weight between two kept nodes."""
-
-    source: Node
-    target: Node
-    weight: float
-
-
-@dataclass(frozen=True)
 class Circuit:
     """The part of one sparse model that does one task.
 
     `keep[location]` [W] marks the kept channels, `values[location]` [W] is what the others are frozen at.
+    `edges[target]` [W_target, W_source] is False where an edge is removed (see `circuits.edges`); None keeps them all.
     """
 
     task: str
@@ -49,6 +42,7 @@ class Circuit:
     calibration: Calibration = Calibration()
     metrics: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    edges: Mapping[str, Bool[Tensor, "W_target W_source"]] | None = None
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -66,6 +60,10 @@ class Circuit:
     def without(self) -> Ablate:
         """The tap that removes the circuit and keeps the rest."""
         return Ablate({name: ~mask for name, mask in self.keep.items()}, self.values)
+
+    def within(self, model: SparseTransformer) -> SparseTransformer:
+        """The model in which the circuit's taps act: its removed edges cut, or the model itself where there are none."""
+        return model if self.edges is None else cut_edges(model, self.edges, self.values)
 
     def check_model(self, model: SparseTransformer, name: str = "this sparse model") -> None:
         """Refuse another model than the circuit's own.
@@ -85,6 +83,8 @@ class Circuit:
         with atomic_folder(Path(folder), overwrite) as temporary:
             tensors = {f"keep/{name}": mask.to(torch.uint8) for name, mask in self.keep.items()}
             tensors |= {f"value/{name}": value for name, value in self.values.items()}
+            for name, edges in (self.edges or {}).items():
+                tensors[f"cut/{name}"] = (~edges).nonzero().to(torch.int32)
             save_tensors(temporary / "circuit.safetensors", tensors)
             write_json(
                 temporary / "circuit.json",
@@ -114,6 +114,7 @@ class Circuit:
             raise UserError(
                 f"{folder}: circuit.safetensors holds no mask and value per location; the circuit is damaged"
             )
+        cut = {name.removeprefix("cut/"): pairs for name, pairs in tensors.items() if name.startswith("cut/")}
         order = sorted(keep, key=_forward_order)
         circuit = cls(
             task=description["task"],
@@ -124,6 +125,7 @@ class Circuit:
             calibration=Calibration(**description["calibration"]),
             metrics=description["metrics"],
             settings=description["settings"],
+            edges=_uncut(cut, keep, str(folder)) if cut else None,
         )
         if [str(node) for node in circuit.nodes] != description["nodes"]:
             raise UserError(
@@ -132,6 +134,7 @@ class Circuit:
         return circuit
 
 
+__all__ = ["Calibration", "Circuit", "circuit_edges", "drop_unread", "random_circuit"]
 KEYS = ("task", "model_fingerprint", "ablation", "calibration", "nodes", "metrics", "settings")
 PART_ORDER = (
     "attn.act_in",
@@ -153,54 +156,17 @@ def _forward_order(location: str) -> tuple[int, int]:
     return int(layer), PART_ORDER.index(part)
 
 
-def circuit_edges(model: SparseTransformer, keep: Mapping[str, Tensor]) -> Iterator[Edge]:
-    """Every nonzero weight between two kept nodes, in forward order.
-
-    Within a layer: act_in → q, k, v; v → resid_delta (through the head's output channel of the same number);
-    MLP act_in → post_act → resid_delta. Nodes of different sublayers meet in the residual stream without a weight.
-    """
-    for layer, block in enumerate(model.blocks):
-        attention = f"{layer}.attn"
-        width = model.config.d_attn
-        for number, part in enumerate("qkv"):
-            rows = block.attn.c_attn.weight[number * width : (number + 1) * width]
-            yield from _edges(rows, f"{attention}.act_in", f"{attention}.{part}", keep)
-        yield from _edges(block.attn.c_proj.weight, f"{attention}.v", f"{attention}.resid_delta", keep)
-        mlp = f"{layer}.mlp"
-        yield from _edges(block.mlp.c_fc.weight, f"{mlp}.act_in", f"{mlp}.post_act", keep)
-        yield from _edges(block.mlp.c_proj.weight, f"{mlp}.post_act", f"{mlp}.resid_delta", keep)
-
-
-def _edges(weight: Tensor, source: str, target: str, keep: Mapping[str, Tensor]) -> Iterator[Edge]:
-    weight = weight.detach()
-    between = (weight != 0) & keep[source][None, :].bool() & keep[target][:, None].bool()
-    for row, column in between.nonzero().tolist():
-        yield Edge(Node.parse(f"{source}:{column}"), Node.parse(f"{target}:{row}"), float(weight[row, column]))
-
-
-def drop_unread(model: SparseTransformer, keep: Mapping[str, Bool[Tensor, " W"]]) -> dict[str, Bool[Tensor, " W"]]:
-    """Remove kept nodes that no kept node reads.
-
-    act_in, v and post_act need an outgoing edge. Queries and keys stay: frozen, they still shape attention. Repeats
-    until nothing changes. Exactly the same output where AbsTopK is off; where it is on, a node also has a say in which of
-    its readers' channels are among the k largest, so the output can change and is to be checked.
-    """
-    found = {name: mask.clone() for name, mask in keep.items()}
-    while True:
-        before = sum(int(mask.sum()) for mask in found.values())
-        for layer, block in enumerate(model.blocks):
-            attention, mlp = f"{layer}.attn", f"{layer}.mlp"
-            found[f"{attention}.v"] &= _is_read(block.attn.c_proj.weight, found[f"{attention}.resid_delta"])
-            heads = torch.cat([found[f"{attention}.{part}"] for part in "qkv"])
-            found[f"{attention}.act_in"] &= _is_read(block.attn.c_attn.weight, heads)
-            found[f"{mlp}.post_act"] &= _is_read(block.mlp.c_proj.weight, found[f"{mlp}.resid_delta"])
-            found[f"{mlp}.act_in"] &= _is_read(block.mlp.c_fc.weight, found[f"{mlp}.post_act"])
-        if sum(int(mask.sum()) for mask in found.values()) == before:
-            return found
-
-
-def _is_read(weight: Tensor, readers: Tensor) -> Tensor:
-    return ((weight != 0) & readers[:, None]).any(0)
+def _uncut(cut: Mapping[str, Tensor], keep: Mapping[str, Tensor], folder: str) -> dict[str, Tensor]:
+    """Edge masks from the lists of removed edges (target channel, source channel)."""
+    edges: dict[str, Tensor] = {}
+    for name, pairs in cut.items():
+        layer, _, part = name.partition(".")
+        source = f"{layer}.{SOURCES.get(part)}"
+        if name not in keep or source not in keep:
+            raise UserError(f"{folder}: circuit.safetensors cuts edges into '{name}', which has none; it is damaged")
+        edges[name] = torch.ones(len(keep[name]), len(keep[source]), dtype=torch.bool)
+        edges[name][tuple(pairs.long().T)] = False
+    return edges
 
 
 def random_circuit(circuit: Circuit, generator: torch.Generator, outside: bool) -> dict[str, Bool[Tensor, " W"]]:

@@ -26,6 +26,14 @@ def test_a_trained_model_is_an_ordinary_folder_with_its_tokenizer(sparse_folder:
     assert not sparse_folder.with_name("model.run").exists()
 
 
+def test_a_model_that_keeps_documents_apart_is_not_exported_to_a_layout_that_cannot_say_so(
+    cli: Callable, sparse_folder: Path, tmp_path: Path
+) -> None:
+    ran = cli("sparse", "export", sparse_folder, "--out", tmp_path / "out")
+    assert ran.code == 2
+    assert "--sparse-leak" in ran.err
+
+
 def test_documents_are_kept_apart_unless_asked(
     cli: Callable, sparse_folder: Path, corpus_folder: Path, tmp_path: Path
 ) -> None:
@@ -147,20 +155,20 @@ def test_a_corpus_of_another_tokenizer_is_refused(cli: Callable, sparse_folder: 
     assert "another tokenizer" in ran.err
 
 
-def test_an_existing_output_is_kept_unless_overwritten(
-    cli: Callable, sparse_folder: Path, corpus_folder: Path, tmp_path: Path
-) -> None:
+def test_an_existing_output_is_kept_unless_overwritten(cli: Callable, corpus_folder: Path, tmp_path: Path) -> None:
+    cli("sparse", "import", PUBLISHED, "--out", tmp_path / "model")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("")
     for line in (
         ["train", "--corpus", corpus_folder, *SHORT],
-        ["export", sparse_folder],
+        ["export", tmp_path / "model"],
         ["import", PUBLISHED],
     ):
         ran = cli("sparse", *line, "--out", tmp_path / "out")
         assert ran.code == 2
         assert "already exists" in ran.err
-    assert [path.name for path in tmp_path.rglob("*")] == ["out", "mine"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "model"}
     assert cli("sparse", "import", PUBLISHED, "--out", tmp_path / "out", "--overwrite").code == 0
     assert not (tmp_path / "out" / "mine").exists()
 

@@ -24,7 +24,8 @@ from sparse_model.tasks.task import Task, TaskError, TextPair
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_BATCH = 128
+TRIED_AT_ONCE = 128
+"""Candidates tokenised together."""
 _BOUNDARY = "prompt and answer share a token"
 _SEVERAL = "answers are not single tokens"
 _LENGTHS = "prompts differ in token length"
@@ -47,7 +48,7 @@ class TokenPairs:
     """N pairs, padded on the right to T tokens.
 
     `last` is the index of the prompt's last token, the same on both sides; `mask` is true on real tokens; `dropped`
-    counts the candidates that were left out, by reason.
+    counts, by reason, the candidates left out on the way to the last pair kept: N and they are all that were tried.
     """
 
     name: str
@@ -148,11 +149,13 @@ def tokenise_pairs(
     name, whole, candidates = _candidates(task, n, split, seed)
     kept: list[_Kept] = []
     dropped: Counter[str] = Counter()
-    while len(kept) < n and (batch := list(islice(candidates, _BATCH))):
+    while len(kept) < n and (batch := list(islice(candidates, TRIED_AT_ONCE))):
         for outcome in _examine(batch, tokenizer, whole):
+            if len(kept) == n:
+                break
             if isinstance(outcome, str):
                 dropped[outcome] += 1
-            elif len(kept) < n:
+            else:
                 kept.append(outcome)
     if len(kept) < n:
         raise TaskError(_too_few(name, tokenizer, split, len(kept), n, dropped))

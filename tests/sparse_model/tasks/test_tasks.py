@@ -1,16 +1,20 @@
 """The twenty tasks: pairs that compile, differ by their rule, and fit the tokenizer."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from sparse_model import SparseTransformer
+from sparse_model.artefacts import model_fingerprint
 from sparse_model.corpus.fragment import SPLITS
 from sparse_model.tasks import TASKS, Task, TaskError, find_task
 from sparse_model.tasks.documentation import tasks_document
 from sparse_model.tasks.token_pairs import tokenise_pairs
 
+ROOT = Path(__file__).parents[3]
 NAMED = {"closing_quote", "while_true", "for_while", "list_nesting", "set_add", "set_add_fixed_name"}
 
 
@@ -89,5 +93,15 @@ def test_a_task_that_runs_out_of_pairs_says_how_many_there_are() -> None:
 
 
 def test_the_document_of_the_tasks_is_current() -> None:
-    document = Path(__file__).parents[3] / "docs" / "tasks.md"
-    assert document.read_text(encoding="utf-8") == tasks_document()
+    document = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
+    assert document.startswith(tasks_document())
+    for folder in ("dense", "bridge/sparse", "counterpart"):
+        assert _fingerprint(ROOT / "cli" / "bundled" / folder) in document
+
+
+def _fingerprint(folder: Path) -> str:
+    sparse = (
+        json.loads((folder / "config.json").read_text("utf-8"))["model_type"]
+        == SparseTransformer.config_class.model_type
+    )
+    return model_fingerprint((SparseTransformer if sparse else AutoModelForCausalLM).from_pretrained(folder))

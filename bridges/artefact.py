@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
+from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from bridges.alignment import AlignedSite, SiteAlignment
@@ -104,15 +106,21 @@ def load_bridge(folder: Path, device: str = "cpu") -> BridgeArtefact:
 
 
 @torch.no_grad()
+def dense_rms(
+    dense: ResidualStack, bridge: Bridge, blocks: NDArray[np.integer], device: str = "cpu"
+) -> Float[Tensor, " J"]:
+    """RMS(h^d) at every aligned site, over channels, averaged over the tokens of `blocks` [N, T]."""
+    tokens = torch.from_numpy(np.asarray(blocks, dtype=np.int64)).to(device)
+    streams = residual_sites(dense, dense.walk(tokens))
+    return torch.stack([streams[site.dense].float().square().mean(-1).sqrt().mean() for site in bridge.alignment.sites])
+
+
+@torch.no_grad()
 def measure_rms_ratio(
     sparse: SparseTransformer, dense: ResidualStack, bridge: Bridge, blocks: NDArray[np.integer], device: str = "cpu"
 ) -> None:
     """Set ρ_j = RMS(h^s)/RMS(h^d), RMS over channels averaged over the tokens of `blocks` [N, T]."""
     tokens = torch.from_numpy(np.asarray(blocks, dtype=np.int64)).to(device)
     h_sparse = residual_sites(sparse, sparse.walk(tokens))
-    h_dense = residual_sites(dense, dense.walk(tokens))
-    for j, site in enumerate(bridge.alignment.sites):
-        ratio = (
-            h_sparse[site.sparse].square().mean(-1).sqrt().mean() / h_dense[site.dense].square().mean(-1).sqrt().mean()
-        )
-        bridge.rms_ratio[j] = ratio
+    ours = torch.stack([h_sparse[site.sparse].square().mean(-1).sqrt().mean() for site in bridge.alignment.sites])
+    bridge.rms_ratio.copy_(ours / dense_rms(dense, bridge, blocks, device))

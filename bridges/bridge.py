@@ -26,6 +26,9 @@ class Bridge(nn.Module):
     rms_ratio: Tensor
     """ρ_j = RMS(h^s)/RMS(h^d) over reference text (METHOD §5), one per aligned site; set after training."""
 
+    dense_scale: Tensor
+    """s_j, the unit in which the dense stream is measured while training; 1 in an artefact."""
+
     def __init__(
         self, alignment: SiteAlignment, d_sparse: int, d_dense: int, topk_fraction: float, seed: int = 0
     ) -> None:
@@ -45,14 +48,33 @@ class Bridge(nn.Module):
             nn.init.normal_(module.weight, std=0.1 * module.in_features**-0.5, generator=generator)
             nn.init.zeros_(module.bias)
         self.register_buffer("rms_ratio", torch.ones(count))
+        self.register_buffer("dense_scale", torch.ones(count), persistent=False)
+
+    @torch.no_grad()
+    def set_dense_scale(self, scale: Float[Tensor, " J"]) -> None:
+        """Train in units in which the dense stream at place j has RMS 1: f_j(h / s_j) and s_j · g_j(h).
+
+        Without it the first loss of a model whose stream is large is enormous, and the decoders' learning rate far too
+        small. Both maps stay linear; `fold_dense_scale` puts the units into the weights.
+        """
+        self.dense_scale.copy_(scale)
+
+    @torch.no_grad()
+    def fold_dense_scale(self) -> None:
+        """Move the units into encoder and decoder weights; what `encode` and `decode` compute stays the same."""
+        for j, (encoder, decoder) in enumerate(zip(self.encoders, self.decoders, strict=True)):
+            encoder.weight.div_(self.dense_scale[j])
+            decoder.weight.mul_(self.dense_scale[j])
+            decoder.bias.mul_(self.dense_scale[j])
+        self.dense_scale.fill_(1)
 
     def encode(self, j: int, h: Float[Tensor, "*B D"]) -> Float[Tensor, "*B S"]:
         """f_j: the sparse stream that the dense stream h stands for."""
-        return abs_topk(self.encoders[j](h), self.k)
+        return abs_topk(self.encoders[j](h / self.dense_scale[j]), self.k)
 
     def decode(self, j: int, h: Float[Tensor, "*B S"]) -> Float[Tensor, "*B D"]:
         """g_j: the dense stream that the sparse stream h stands for."""
-        return self.decoders[j](h)
+        return self.decoders[j](h) * self.dense_scale[j]
 
     def place_of_sparse(self, site: int) -> int | None:
         """Place j of a sparse site in the alignment; None where no dense site meets it."""

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from bridges.alignment import align
-from bridges.artefact import measure_rms_ratio, save_bridge
+from bridges.artefact import dense_rms, measure_rms_ratio, save_bridge
 from bridges.bridge import Bridge
 from bridges.evaluate import evaluate_bridge
 from bridges.objective import BridgeConfig, BridgedObjective
@@ -48,6 +48,7 @@ def train_bridge(
     bridge = Bridge(align(sparse, dense), sparse.d_model, dense.d_model, bridge_config.topk_fraction, train.seed).to(
         device
     )
+    bridge.set_dense_scale(dense_rms(dense, bridge, train_blocks[:REFERENCE_BLOCKS], device).clamp(min=1e-6))
     objective = BridgedObjective(sparse, dense, bridge, bridge_config)
     identity = {
         "dense": {"name": dense_name, "fingerprint": dense.fingerprint},
@@ -57,6 +58,7 @@ def train_bridge(
     description: dict[str, Any] = {}
 
     def write(folder: Path) -> None:
+        bridge.fold_dense_scale()
         measure_rms_ratio(sparse, dense, bridge, train_blocks[:REFERENCE_BLOCKS], device)
         evaluation = {
             name: evaluate_bridge(sparse, dense, bridge, blocks, device=device).to_json()

@@ -1,5 +1,6 @@
 """Load a causal language model and its tokenizer from a Hugging Face id, a folder, or a GGUF file."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ def load_dense(
     Raises AttachError, in one line, where the model is no causal language model or where it or its tokenizer do not
     load.
     """
+    logging.getLogger("transformers.modeling_utils").addFilter(_is_no_padding_advice)
     name = str(id_or_path)
     if dtype not in _DTYPES:
         raise AttachError(f"dtype {dtype!r} is unknown; choose one of {', '.join(_DTYPES)}")
@@ -46,6 +48,14 @@ def load_dense(
     if device_map is None:
         model = model.to(device)
     return model.eval().requires_grad_(False), tokenizer
+
+
+def _is_no_padding_advice(record: logging.LogRecord) -> bool:
+    """False for the advice to pass an attention mask, given wherever a text starts with a token that also pads.
+
+    Here nothing but a mask makes a token padding, so the advice is wrong every time it is given.
+    """
+    return "strongly recommend passing in an `attention_mask`" not in record.getMessage()
 
 
 def _refuse_empty(tokenizer: Any, name: str) -> None:

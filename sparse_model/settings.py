@@ -29,11 +29,7 @@ class Settings(BaseModel):
         Raises:
             UserError: a key is unknown (the nearest valid one is named) or a value is out of range.
         """
-        for key in values:
-            if key not in cls.model_fields:
-                near = difflib.get_close_matches(key, cls.model_fields, n=1, cutoff=0.5)
-                hint = f"did you mean '{near[0]}'?" if near else f"valid keys: {', '.join(cls.model_fields)}"
-                raise UserError(f"{origin}: unknown key '{key}'; {hint}")
+        cls._refuse_unknown(values, origin)
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
@@ -41,6 +37,18 @@ class Settings(BaseModel):
             place = ".".join(str(part) for part in first["loc"]) or cls.__name__
             more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
             raise UserError(f"{origin}: {place} = {first['input']!r}: {first['msg']}{more}") from None
+
+    @classmethod
+    def _refuse_unknown(cls, values: Mapping[str, Any], origin: str) -> None:
+        """Name the first key that is not a field, also within tables that are settings themselves."""
+        for key, value in values.items():
+            if key not in cls.model_fields:
+                near = difflib.get_close_matches(key, cls.model_fields, n=1, cutoff=0.5)
+                hint = f"did you mean '{near[0]}'?" if near else f"valid keys: {', '.join(cls.model_fields)}"
+                raise UserError(f"{origin}: unknown key '{key}'; {hint}")
+            section = cls.model_fields[key].annotation
+            if isinstance(section, type) and issubclass(section, Settings) and isinstance(value, Mapping):
+                section._refuse_unknown(value, f"{origin} [{key}]")
 
     @classmethod
     def from_file(cls, path: Path, overrides: Mapping[str, Any] | None = None) -> Self:

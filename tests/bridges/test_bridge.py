@@ -60,3 +60,24 @@ def test_rms_ratios_are_those_of_the_streams(pair: Callable, blocks: object) -> 
     for j, (s, d) in enumerate(((0, 0), (2, 4))):
         rms = [h.pow(2).mean(-1).sqrt().mean() for h in (h_sparse[s], h_dense[d])]
         assert bridge.rms_ratio[j].item() == pytest.approx((rms[0] / rms[1]).item(), rel=1e-4)
+
+
+def test_folding_the_units_changes_neither_map_and_leaves_plain_linear_weights(bridge: Bridge) -> None:
+    bridge.set_dense_scale(torch.tensor([0.5, 3.0, 100.0]))
+    for decoder in bridge.decoders:
+        torch.nn.init.normal_(decoder.bias)
+    h_dense, h_sparse = torch.randn(2, 5, 20), torch.randn(2, 5, 24)
+    before = [(bridge.encode(j, h_dense), bridge.decode(j, h_sparse)) for j in range(3)]
+    bridge.fold_dense_scale()
+    assert bridge.dense_scale.eq(1).all()
+    for j, (encoded, decoded) in enumerate(before):
+        torch.testing.assert_close(bridge.encode(j, h_dense), encoded)
+        torch.testing.assert_close(bridge.decode(j, h_sparse), decoded)
+        torch.testing.assert_close(bridge.decoders[j](h_sparse), decoded)
+
+
+def test_in_its_own_units_a_stream_a_hundred_times_larger_encodes_the_same(bridge: Bridge) -> None:
+    h = torch.randn(2, 5, 20)
+    plain = bridge.encode(0, h)
+    bridge.set_dense_scale(torch.tensor([100.0, 1.0, 1.0]))
+    torch.testing.assert_close(bridge.encode(0, 100 * h), plain)

@@ -1,0 +1,123 @@
+"""The documents say what the program does: their command lines parse, their paths exist, their tables are complete."""
+
+import importlib
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from cli.main import COMMANDS
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"```(?:sh|bash)\n(.*?)```", re.DOTALL)
+SPAN = re.compile(r"`((?:sparsebridge|make|python) [^`]+)`")
+PLACEHOLDER = re.compile(r"\\\||\.\.\.|…|\b[A-Z][A-Z_]+\b")  # a table of alternatives, or a name to fill in
+GROUPS = {"corpus", "sparse", "task", "circuit", "dense", "bridge", "edit"}
+
+
+def _lines(text: str) -> Iterator[str]:
+    for block in FENCE.findall(text):
+        yield from block.replace("\\\n", " ").splitlines()
+    for span in SPAN.findall(text):
+        if not PLACEHOLDER.search(span):
+            yield span
+
+
+def _examples() -> list[Any]:
+    """Every whole `sparsebridge` command line of the documents."""
+    found = []
+    for document in DOCUMENTS:
+        for line in _lines(document.read_text("utf-8")):
+            words = shlex.split(line, comments=True)
+            if words[:1] == ["sparsebridge"] and len(words) > 1:
+                found.append(pytest.param(words[1:], id=f"{document.name}: {' '.join(words[1:4])}"))
+    return found
+
+
+def _command(name: str) -> Any:
+    return typer.main.get_command(importlib.import_module(f"cli.{name}").app)
+
+
+def _parse(words: list[str]) -> None:
+    """Parse a command line as the program would, without running anything."""
+    name, *rest = words
+    assert name in COMMANDS, f"no command '{name}'"
+    command = _command(name)
+    if hasattr(command, "commands"):
+        if not rest or rest[0] == "--help":
+            return
+        sub, *rest = rest
+        assert sub in command.commands, f"no command '{name} {sub}'"
+        command = command.commands[sub]
+    if "--help" not in rest:
+        command.make_context(name, rest)
+
+
+@pytest.mark.parametrize("words", _examples())
+def test_every_command_line_of_the_documents_parses(words: list[str]) -> None:
+    _parse(words)
+
+
+def test_a_command_line_with_a_misspelt_option_does_not_parse() -> None:
+    with pytest.raises(Exception, match="--trian-tokens"):
+        _parse(["corpus", "build", "--out", "x", "--trian-tokens", "3"])
+
+
+def test_the_readme_lists_every_command_and_no_other() -> None:
+    listed: set[str] = set()
+    for row in re.findall(r"^\| `sparsebridge ([^`]+)` \|", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE):
+        name, *rest = row.replace("\\|", " ").split()
+        listed |= {f"{name} {sub}" for sub in rest} if name in GROUPS else {name}
+    existing: set[str] = set()
+    for name in COMMANDS:
+        command = _command(name)
+        existing |= {f"{name} {sub}" for sub in command.commands} if name in GROUPS else {name}
+    assert listed == existing
+
+
+def test_every_command_shows_an_example_that_parses() -> None:
+    for name in COMMANDS:
+        command = _command(name)
+        for sub, leaf in command.commands.items() if hasattr(command, "commands") else [("", command)]:
+            example = re.search(r"Example: (sparsebridge .+?)(?:\n\n|$)", leaf.help or "", re.DOTALL)
+            assert example, f"'{name} {sub}' shows no example"
+            words = shlex.split(" ".join(example.group(1).split()))[1:]
+            assert " ".join(words).startswith(f"{name} {sub}".strip())
+            _parse(words)
+
+
+def test_every_path_of_the_file_map_exists() -> None:
+    table = (ROOT / "README.md").read_text("utf-8").split("## File map")[1].split("\n## ")[0]
+    missing = []
+    for row in re.findall(r"^\| (`[^|]+) \|", table, re.MULTILINE):
+        names = re.findall(r"`([^`]+)`", row)
+        folder = names[0].rsplit("/", 1)[0] if "/" in names[0] else ""
+        for name in names:
+            if not any((base / name).exists() for base in (ROOT, ROOT / folder, ROOT / Path(folder).parent)):
+                missing.append(name)
+    assert not missing
+
+
+def test_every_link_between_documents_leads_somewhere() -> None:
+    broken = [
+        f"{document.name}: {target}"
+        for document in DOCUMENTS
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text("utf-8"))
+        if "://" not in target and not (document.parent / target).exists()
+    ]
+    assert not broken
+
+
+def test_every_script_a_document_names_exists() -> None:
+    named = {
+        path
+        for document in DOCUMENTS
+        for path in re.findall(r"\b((?:examples|benchmarks)/[\w/]+\.py)\b", document.read_text("utf-8"))
+    }
+    assert named
+    assert not [path for path in sorted(named) if not (ROOT / path).is_file()]

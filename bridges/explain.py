@@ -13,8 +13,9 @@ from bridges.validation.isolation import ReferenceText
 from bridges.validation.validate import Splits, Validation, validate_circuit
 from dense_adapters import DenseStack
 from sparse_model.circuits.circuit import Circuit
+from sparse_model.circuits.config import PruneConfig
 from sparse_model.circuits.evaluate import CircuitEvaluation, evaluate_circuit
-from sparse_model.circuits.prune import PruneConfig, prune
+from sparse_model.circuits.prune import prune
 from sparse_model.tasks.loss import accuracy
 from sparse_model.tasks.task import Task
 from sparse_model.tasks.token_pairs import TokenPairs, tokenise_pairs

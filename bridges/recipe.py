@@ -14,7 +14,7 @@ from pydantic import Field
 from bridges.objective import BridgeConfig
 from bridges.training import train_bridge
 from dense_adapters import DenseStack, load_dense
-from sparse_model.circuits.prune import PruneConfig
+from sparse_model.circuits.config import PruneConfig
 from sparse_model.corpus.build import build_corpus
 from sparse_model.corpus.config import CorpusConfig
 from sparse_model.corpus.corpus import Corpus

@@ -7,7 +7,7 @@ import typer
 
 from cli.options import CorpusText, Device, Json, Out, Overwrite, Seed, TaskOption, check_device, with_settings
 from cli.output import print_json, print_table, say
-from sparse_model.circuits.prune import PruneConfig
+from sparse_model.circuits.config import PruneConfig
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=__doc__)
 
@@ -114,7 +114,7 @@ def show(circuit: CircuitArgument, model: ModelOption, as_json: Json = False) ->
     loaded = Circuit.load(circuit)
     sparse = load_sparse(model, "cpu")
     loaded.check_model(sparse, str(model))
-    edges = list(circuit_edges(sparse, loaded.keep))
+    edges = list(circuit_edges(sparse, loaded.keep, loaded.edges))
     if as_json:
         print_json(
             {

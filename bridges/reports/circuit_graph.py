@@ -57,7 +57,7 @@ def circuit_graph(
         )
     edges = [
         {"source": str(edge.source), "target": str(edge.target), "weight": edge.weight}
-        for edge in circuit_edges(model, circuit.keep)
+        for edge in circuit_edges(model, circuit.keep, circuit.edges)
     ]
     return {
         "task": circuit.task,

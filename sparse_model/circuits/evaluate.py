@@ -15,7 +15,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sparse_model.circuits.ablation import Ablate, final_logits
-from sparse_model.circuits.circuit import Circuit, circuit_edges, random_circuit
+from sparse_model.circuits.circuit import Circuit, random_circuit
+from sparse_model.circuits.edges import count_edges
 from sparse_model.circuits.prune import task_loss, trim
 from sparse_model.model import SparseTransformer
 from sparse_model.tasks.loss import accuracy
@@ -60,6 +61,7 @@ def evaluate_circuit(
         draws: random node sets per control.
     """
     generator = torch.Generator().manual_seed(seed)
+    within = circuit.within(model)
     alone, removed, removed_any = [], [], []
     for _ in tqdm(range(draws), desc="random node sets", unit="draw", delay=2, leave=False):
         outside = random_circuit(circuit, generator, outside=True)
@@ -68,12 +70,12 @@ def evaluate_circuit(
         removed_any.append(task_loss(model, pairs, without(random_circuit(circuit, generator, outside=False), circuit)))
     return CircuitEvaluation(
         nodes=len(circuit.nodes),
-        edges=sum(1 for _ in circuit_edges(model, circuit.keep)),
+        edges=count_edges(model, circuit.keep, circuit.edges),
         accuracy=_accuracy(model, pairs, None),
         full_loss=task_loss(model, pairs),
-        task_loss=task_loss(model, pairs, circuit.only()),
-        circuit_accuracy=_accuracy(model, pairs, circuit.only()),
-        calibrated_loss=task_loss(model, pairs, circuit.only(), circuit.calibration),
+        task_loss=task_loss(within, pairs, circuit.only()),
+        circuit_accuracy=_accuracy(within, pairs, circuit.only()),
+        calibrated_loss=task_loss(within, pairs, circuit.only(), circuit.calibration),
         random_circuit_loss=float(np.mean(alone)),
         necessity_loss=task_loss(model, pairs, circuit.without()),
         necessity_random_loss=float(np.mean(removed)),

@@ -3,50 +3,31 @@
 1. learn masks     τ per node; loss = task cross-entropy + k_coef · nodes kept, the rest frozen at its ablation value
 2. discretise      rank nodes by τ, bisect for the fewest that reach the target loss on training and validation pairs
 3. drop unread     nodes that nothing kept reads change nothing and go
-4. calibrate       scale and shift of the logit difference, by LBFGS
+                   (1–3 for several seeds at once; the one with the fewest edges goes on)
+4. edges           the same, 1–3, for the edges between its nodes
+5. calibrate       scale and shift of the logit difference, by LBFGS
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor
-from tqdm import tqdm
 
 from sparse_model.artefacts import model_fingerprint
 from sparse_model.circuits.ablation import Ablate, final_logits
-from sparse_model.circuits.circuit import Calibration, Circuit, circuit_edges, drop_unread
-from sparse_model.circuits.masks import NodeMasks
+from sparse_model.circuits.circuit import Calibration, Circuit
+from sparse_model.circuits.config import PruneConfig
+from sparse_model.circuits.deciding import Deciding, discretise, discretise_edges
+from sparse_model.circuits.edges import count_edges, drop_unread, source_of
+from sparse_model.circuits.learn import learn_masks
+from sparse_model.circuits.learn_edges import learn_edges
+from sparse_model.circuits.prompts import Prompts
 from sparse_model.model import SparseTransformer
-from sparse_model.settings import Settings, UserError
-from sparse_model.tasks.loss import binary_loss
+from sparse_model.settings import UserError
 from sparse_model.tasks.token_pairs import TokenPairs
-
-
-class PruneConfig(Settings):
-    """Settings of one pruning run."""
-
-    target_loss: float = Field(0.15, gt=0, description="binary task loss the circuit must reach, in nats")
-    steps: int = Field(200, ge=1, description="optimiser steps of the masks")
-    batch_pairs: int = Field(16, ge=1, description="pairs per step")
-    pairs: int = Field(256, ge=2, description="training pairs, and half as many for validation")
-    k_coef: float = Field(3e-3, ge=0, description="loss per node kept, in nats")
-    ramp: float = Field(0.6, ge=0, lt=1, description="fraction of steps over which k_coef rises from 0 to its value")
-    lr: float = Field(0.03, gt=0, description="peak learning rate of the masks (linear decay to 0)")
-    warmup: float = Field(0.05, ge=0, lt=1, description="fraction of steps with rising learning rate")
-    beta2: float = Field(0.95, gt=0, lt=1, description="AdamW second-moment decay")
-    weight_decay: float = Field(1e-3, ge=0, description="AdamW weight decay of τ")
-    gradient_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
-    temperature: float = Field(1.0, gt=0, description="of the sigmoid that stands in for the step in the backward pass")
-    init_noise: float = Field(1e-2, ge=0, description="standard deviation of τ at the start")
-    init_bias: float = Field(0.1, description="mean of τ at the start")
-    tied: bool = Field(True, description="one mask for the query and the key of a channel")
-    ablation: Literal["mean", "zero"] = Field("mean", description="what removed nodes are frozen at")
-    seed: int = Field(0, ge=0, description="of masks and batches")
 
 
 def prune(
@@ -73,83 +54,73 @@ def prune(
             f"task '{train.name}': the whole model has loss {full:.3f}, above the target {config.target_loss}; choose a task it "
             "can do (sparsebridge task check) or a higher --target-loss"
         )
-    masks = learn_masks(model, train, values, config)
-    keep = discretise(model, masks.scores(), deciding, values, config.target_loss)
-    read = drop_unread(model, keep)
-    if worst_loss(model, deciding, Ablate(read, values)) <= config.target_loss:
-        keep = read
-    calibration = calibrate(model, deciding, Ablate(keep, values))
-    return Circuit(
+    prompts = Prompts(model, train)
+    decide = Deciding(model, deciding, values, config.signal, config.seed)
+    seeds = range(config.seed, config.seed + config.seeds)
+    masks = learn_masks(prompts, values, config, seeds, train.name)
+    found = [discretised(model, masks.scores(number), decide, config.target_loss) for number in range(config.seeds)]
+    counts = [count_edges(model, keep) for keep in found]
+    best = counts.index(min(counts))
+    keep, edges = found[best], None
+    if config.edge_steps:
+        scores = learn_edges(prompts, keep, values, config)
+        edges = discretise_edges(scores, keep, decide, config.target_loss)
+        keep, edges = without_unread(model, keep, edges, decide, config.target_loss)
+    circuit = Circuit(
         task=train.name,
         model_fingerprint=model_fingerprint(model),
         keep=keep,
         values=dict(values),
         ablation=config.ablation,
-        calibration=calibration,
-        metrics={
-            "nodes": sum(int(mask.sum()) for mask in keep.values()),
-            "edges": sum(1 for _ in circuit_edges(model, keep)),
-            "full_model_loss": full,
-            "validation_loss": task_loss(model, validation, Ablate(keep, values)),
-        },
         settings=config.to_json(),
+        edges=edges,
+    )
+    within = circuit.within(model)
+    return replace(
+        circuit,
+        calibration=calibrate(within, deciding, circuit.only()),
+        metrics={
+            "nodes": len(circuit.nodes),
+            "edges": count_edges(model, keep, edges),
+            "edges_between_nodes": count_edges(model, keep),
+            "full_model_loss": full,
+            "validation_loss": task_loss(within, validation, circuit.only()),
+            "seeds": [
+                {
+                    "seed": seed,
+                    "nodes": [str(node) for node in replace(circuit, keep=kept, edges=None).nodes],
+                    "loss": decide.loss(kept),
+                    "edges": count,
+                }
+                for seed, kept, count in zip(seeds, found, counts, strict=True)
+            ],
+        },
     )
 
 
-def learn_masks(
-    model: SparseTransformer, pairs: TokenPairs, values: Mapping[str, Tensor], config: PruneConfig
-) -> NodeMasks:
-    """Step 1: τ after `config.steps` of AdamW (M1)."""
-    masks = NodeMasks(model.config, config.tied, config.init_noise, config.init_bias, config.seed).to(model.device)
-    optimizer = torch.optim.AdamW(
-        masks.parameters(), lr=config.lr, betas=(0.9, config.beta2), weight_decay=config.weight_decay, fused=True
-    )
-    order = torch.Generator().manual_seed(config.seed)
-    warmup = max(1, round(config.warmup * config.steps))
-    bar = tqdm(range(config.steps), desc=f"pruning {pairs.name}", unit="step", delay=2, leave=False)
-    for step in bar:
-        optimizer.param_groups[0]["lr"] = config.lr * min(1.0, (step + 1) / warmup) * (1 - step / config.steps)
-        chosen = torch.randperm(len(pairs), generator=order)[: config.batch_pairs]
-        batch = trim(pairs.select(chosen)).prompts()
-        tap = Ablate(masks.keep(config.temperature), values)
-        logits = final_logits(model, batch.tokens, batch.last, tap)
-        price = config.k_coef * min(1.0, step / max(1.0, config.ramp * config.steps))
-        loss = binary_loss(logits, batch.answer, batch.other) + price * masks.kept(config.temperature)
-        optimizer.zero_grad()
-        loss.backward(inputs=list(masks.parameters()))  # the model's own weights need no gradient
-        torch.nn.utils.clip_grad_norm_(masks.parameters(), config.gradient_norm)
-        optimizer.step()
-        masks.clamp()
-    return masks
-
-
-def discretise(
-    model: SparseTransformer,
-    scores: Mapping[str, Tensor],
-    deciding: Sequence[TokenPairs],
-    values: Mapping[str, Tensor],
-    target: float,
+def discretised(
+    model: SparseTransformer, scores: Mapping[str, Tensor], decide: Deciding, target: float
 ) -> dict[str, Tensor]:
-    """Step 2: masks of the fewest top-ranked nodes whose loss on each of the deciding sets is at most `target`.
+    """Steps 2 and 3: the fewest top-ranked nodes that reach the target, without unread ones where it still does."""
+    keep = discretise(scores, decide, target)
+    read = drop_unread(model, keep)
+    return read if decide.loss(read) <= target else keep
 
-    The loss is not monotone in the number of nodes; the result reaches the target, and bisection found no fewer.
-    """
-    ranked = torch.cat(list(scores.values())).sort(descending=True).values
 
-    def masks(k: int) -> dict[str, Tensor]:
-        threshold = ranked[k - 1]
-        return {name: score >= threshold for name, score in scores.items()}
-
-    low, high = 0, len(ranked)  # low fails, high reaches the target: all nodes are the whole model
-    probe = max(1, int((ranked > 0).sum()))
-    while high - low > 1:
-        if worst_loss(model, deciding, Ablate(masks(probe), values)) <= target:
-            high = probe
-        else:
-            low = probe
-        probe = (low + high) // 2 if low else high // 2
-        probe = min(max(probe, low + 1), high - 1) if high - low > 1 else high
-    return masks(high)
+def without_unread(
+    model: SparseTransformer,
+    keep: Mapping[str, Tensor],
+    edges: Mapping[str, Tensor],
+    decide: Deciding,
+    target: float,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The circuit without nodes that lost their last reader with its edges, where it still reaches the target."""
+    read = drop_unread(model, keep, edges)
+    # masks of edges are between kept nodes; all others are whole
+    left = {target: mask | ~read[target][:, None] | ~read[source_of(target)][None] for target, mask in edges.items()}
+    if decide.loss(read, left) <= target:
+        return read, left
+    return dict(keep), dict(edges)
 
 
 def worst_loss(model: SparseTransformer, deciding: Sequence[TokenPairs], tap: Ablate | None = None) -> float:
@@ -158,7 +129,7 @@ def worst_loss(model: SparseTransformer, deciding: Sequence[TokenPairs], tap: Ab
 
 
 def calibrate(model: SparseTransformer, deciding: Sequence[TokenPairs], tap: Ablate, steps: int = 16) -> Calibration:
-    """Step 4: scale and shift of the a–b logit difference that minimise the binary loss."""
+    """Step 5: scale and shift of the a–b logit difference that minimise the binary loss."""
     found = [_differences(model, pairs, tap) for pairs in deciding]
     difference, sign = torch.cat([d for d, _ in found]), torch.cat([s for _, s in found])
     parameters = torch.tensor([1.0, 0.0], dtype=torch.float64, requires_grad=True)

@@ -1,0 +1,40 @@
+"""Settings of one pruning run."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from sparse_model.settings import Settings
+
+
+class PruneConfig(Settings):
+    """Settings of one pruning run."""
+
+    target_loss: float = Field(0.15, gt=0, description="binary task loss the circuit must reach, in nats")
+    seeds: int = Field(1, ge=1, description="mask seeds trained at once; the one with the fewest edges is the circuit")
+    steps: int = Field(200, ge=1, description="optimiser steps of the masks")
+    batch_pairs: int = Field(16, ge=1, description="pairs per step")
+    pairs: int = Field(256, ge=2, description="training pairs, and half as many for validation")
+    k_coef: float = Field(3e-3, ge=0, description="loss per node kept, in nats")
+    ramp: float = Field(0.6, ge=0, lt=1, description="fraction of steps over which k_coef rises from 0 to its value")
+    lr: float = Field(0.03, gt=0, description="peak learning rate of the masks (linear decay to 0)")
+    warmup: float = Field(0.05, ge=0, lt=1, description="fraction of steps with rising learning rate")
+    beta2: float = Field(0.95, gt=0, lt=1, description="AdamW second-moment decay")
+    weight_decay: float = Field(1e-3, ge=0, description="AdamW weight decay of τ")
+    gradient_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
+    temperature: float = Field(1.0, gt=0, description="of the sigmoid that stands in for the step in the backward pass")
+    init_noise: float = Field(1e-2, ge=0, description="standard deviation of τ at the start")
+    init_bias: float = Field(0.1, description="mean of τ at the start")
+    tied: bool = Field(True, description="one mask for the query and the key of a channel")
+    ablation: Literal["mean", "zero"] = Field("mean", description="what removed nodes are frozen at")
+    signal: Literal["complete", "random", "adversarial"] = Field(
+        "complete",
+        description="which removed nodes are ablated while learning: all, a random half, or the worst subset",
+    )
+    adversary_steps: int = Field(3, ge=1, description="ascent steps per step of the masks (adversarial signal)")
+    adversary_step_size: float = Field(0.25, gt=0, le=1, description="of one ascent step, in units of a whole node")
+    edge_steps: int = Field(
+        100, ge=0, description="optimiser steps of the masks of edges between kept nodes; 0: keep all"
+    )
+    edge_coef: float = Field(3e-3, ge=0, description="loss per edge kept, in nats")
+    seed: int = Field(0, ge=0, description="of masks and batches; further seeds count on from it")

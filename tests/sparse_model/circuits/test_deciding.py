@@ -1,0 +1,70 @@
+"""Discretising: the fewest top-ranked nodes and edges that reach a target on every deciding set."""
+
+import pytest
+import torch
+
+from sparse_model.circuits.ablation import Ablate
+from sparse_model.circuits.config import PruneConfig
+from sparse_model.circuits.deciding import Deciding, discretise, discretise_edges, fewest
+from sparse_model.circuits.edges import cut_edges, edges_between
+from sparse_model.circuits.learn_edges import learn_edges
+from sparse_model.circuits.prompts import Prompts
+from sparse_model.circuits.prune import worst_loss
+from tests.sparse_model.circuits.conftest import random_keep
+
+
+@pytest.fixture
+def deciding(known) -> Deciding:
+    return Deciding(known.model, (known.train, known.validation), known.values)
+
+
+def scores_of(known) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(4)
+    return {name: torch.randn(len(value), generator=generator) for name, value in known.values.items()}
+
+
+def test_the_deciding_loss_is_the_worst_sets_loss_of_the_frozen_model(known, deciding: Deciding) -> None:
+    keep = random_keep(known.model, 0.7)
+    expected = worst_loss(known.model, (known.train, known.validation), Ablate(keep, known.values))
+    assert deciding.loss(keep) == pytest.approx(expected, rel=1e-4)
+
+
+def test_random_and_adversarial_signals_decide_by_no_smaller_a_loss(known, deciding: Deciding) -> None:
+    keep, sets = random_keep(known.model, 0.7), (known.train, known.validation)
+    complete = deciding.loss(keep)
+    assert Deciding(known.model, sets, known.values, "random").loss(keep) >= complete - 1e-5
+    assert Deciding(known.model, sets, known.values, "adversarial").loss(keep) > complete
+
+
+@pytest.mark.parametrize("smallest", [1, 2, 7, 40, 63, 64])
+@pytest.mark.parametrize("start", [0, 1, 30, 64])
+def test_bisection_finds_the_smallest_number_that_reaches(smallest: int, start: int) -> None:
+    assert fewest(64, start, lambda k: k >= smallest) == smallest
+
+
+def test_discretising_reaches_the_target_with_the_top_ranked_nodes(known, deciding: Deciding) -> None:
+    scores, target = scores_of(known), 0.4
+    keep = discretise(scores, deciding, target)
+    assert deciding.loss(keep) <= target
+    lowest = min(scores[name][mask].min() for name, mask in keep.items() if mask.any())
+    assert lowest > max(scores[name][~mask].max() for name, mask in keep.items() if (~mask).any())
+    assert deciding.loss({name: mask & (scores[name] > lowest) for name, mask in keep.items()}) > target
+
+
+def test_one_node_is_enough_where_chance_is(known, deciding: Deciding) -> None:
+    assert sum(int(mask.sum()) for mask in discretise(scores_of(known), deciding, 1e3).values()) == 1
+
+
+def test_learned_edges_lie_between_kept_nodes_and_the_fewest_reach_the_target(known, deciding: Deciding) -> None:
+    keep = random_keep(known.model, 0.9)
+    target = deciding.loss(keep) + 0.2
+    config = PruneConfig(edge_steps=10, batch_pairs=8, edge_coef=5e-3, lr=0.05)
+    scores = learn_edges(Prompts(known.model, known.train), keep, known.values, config)
+    between = edges_between(known.model, keep)
+    assert all(torch.equal(score > float("-inf"), between[name]) for name, score in scores.items())
+    edges = discretise_edges(scores, keep, deciding, target)
+    cut = cut_edges(known.model, edges, known.values)
+    assert worst_loss(cut, (known.train, known.validation), Ablate(keep, known.values)) <= target + 1e-4
+    removed = {name: ~mask for name, mask in edges.items()}
+    assert sum(int(mask.sum()) for mask in removed.values()) > 0
+    assert not any(bool((mask & ~between[name]).any()) for name, mask in removed.items())

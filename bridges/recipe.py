@@ -25,6 +25,7 @@ from sparse_model.training.config import TrainConfig
 from sparse_model.training.dense import DenseConfig, make_gpt2, save_dense
 from sparse_model.training.objective import LanguageModelling
 from sparse_model.training.run import train_artefact
+from sparse_model.training.validation import Validation
 
 EVALUATION_BLOCKS = 128
 
@@ -93,6 +94,7 @@ def make_models(recipe: Recipe, folder: Path, device: str = "cpu") -> Models:
             recipe.dense_train,
             {"model": recipe.dense.to_json(), "corpus": data.fingerprint},
             lambda temporary: save_dense(network, data.tokenizer, temporary),
+            validation=Validation.of(data),
         )
     if not (folder / "bridge").exists():
         model, tokenizer = load_dense(folder / "dense", device=device)
@@ -108,5 +110,6 @@ def make_models(recipe: Recipe, folder: Path, device: str = "cpu") -> Models:
             recipe.bridge,
             recipe.sparse,
             device=device,
+            validation=Validation.of(data),
         )
     return Models(folder / "dense", folder / "bridge")

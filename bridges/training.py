@@ -18,6 +18,7 @@ from sparse_model.shape import SparseShape
 from sparse_model.training.batches import Batches
 from sparse_model.training.config import TrainConfig
 from sparse_model.training.run import train_artefact
+from sparse_model.training.validation import Validation
 
 REFERENCE_BLOCKS = 16
 """Blocks over which the RMS ratios are averaged."""
@@ -35,12 +36,14 @@ def train_bridge(
     shape: SparseShape,
     overwrite: bool = False,
     device: str = "cpu",
+    validation: Validation | None = None,
 ) -> dict[str, Any]:
     """Train, evaluate on every held-out text, write the artefact to `out`; returns its description.
 
     Args:
         train_blocks: token blocks [N, T] in the dense model's vocabulary.
         held_out: named blocks [N, T] to evaluate on.
+        validation: text for the validation curve and the best checkpoint, other than `held_out`.
     """
     torch.manual_seed(train.seed)
     document_token = tokenizer.bos_token_id if shape.leak is False else None
@@ -68,5 +71,5 @@ def train_bridge(
         save_bridge(folder, bridge, sparse, tokenizer, description)
 
     batches = Batches(train_blocks, train.batch_size, train.seed)
-    train_artefact(out, objective, batches, train, identity, write, overwrite)
+    train_artefact(out, objective, batches, train, identity, write, overwrite, validation)
     return description

@@ -47,13 +47,25 @@ def train(
     from bridges.training import train_bridge
     from cli.loading import check_vocabulary, load_stack
     from sparse_model.corpus.corpus import Corpus
+    from sparse_model.training.validation import Validation
 
     data = Corpus.load(corpus)
     stack, tokenizer = load_stack(model, check_device(device))
     check_vocabulary(data, tokenizer)
     held_out = {name: blocks[:evaluate_blocks] for name, blocks in data.held_out.items()}
     description = train_bridge(
-        stack, model, tokenizer, data.train, held_out, out, train, bridge, sparse, overwrite, device
+        stack,
+        model,
+        tokenizer,
+        data.train,
+        held_out,
+        out,
+        train,
+        bridge,
+        sparse,
+        overwrite,
+        device,
+        Validation.of(data),
     )
     say(f"bridge written to {out}")
     show(description["evaluation"], as_json)

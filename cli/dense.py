@@ -38,6 +38,7 @@ def train(
     from sparse_model.training.dense import make_gpt2, save_dense
     from sparse_model.training.objective import LanguageModelling
     from sparse_model.training.run import train_artefact
+    from sparse_model.training.validation import Validation
 
     if train.density < 1:
         raise UserError("--density belongs to sparse models; a dense model is trained with density 1")
@@ -51,6 +52,7 @@ def train(
         {"model": model.to_json(), "corpus": data.fingerprint},
         lambda folder: save_dense(network, data.tokenizer, folder),
         overwrite,
+        Validation.of(data),
     )
     say(f"dense model written to {out}")
     if as_json:

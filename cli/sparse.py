@@ -48,6 +48,7 @@ def train(
     from sparse_model.training.batches import Batches
     from sparse_model.training.objective import LanguageModelling
     from sparse_model.training.run import train_artefact
+    from sparse_model.training.validation import Validation
 
     data = Corpus.load(corpus)
     document_token = None if sparse.leak else data.tokenizer.bos_token_id
@@ -68,6 +69,7 @@ def train(
         {"shape": sparse.to_json(), "corpus": data.fingerprint},
         write,
         overwrite,
+        Validation.of(data),
     )
     say(f"sparse model written to {out}")
     if as_json:

@@ -90,8 +90,15 @@ def read_json(folder: Path, name: str, kind: str, needs: Iterable[str] = ()) -> 
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors to a safetensors file, contiguous and on the CPU."""
-    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, str(path))
+    """Write tensors to a safetensors file, contiguous and on the CPU.
+
+    Raises:
+        OSError: the disk is full, or the file cannot be written.
+    """
+    try:
+        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, str(path))
+    except SafetensorError as error:
+        raise OSError(f"{path}: {error}") from None
 
 
 def read_tensors(path: Path, kind: str) -> dict[str, Tensor]:

@@ -17,7 +17,10 @@ from sparse_model.settings import UserError
 
 GRAPH = "circuit_graph.json"
 """Optional in a circuit folder: its `circuit_graph`, for a drawing with weights and activations."""
-NOT_TERMS = {"step", "density", "lr", "steps_per_second", "gradient_rms"}
+NOT_TERMS = {
+    "step", "density", "lr", "steps_per_second", "tokens_per_second", "mfu", "gradient_rms",
+    "revived_neurons", "revived_qk", "revived_v",
+}  # fmt: skip
 
 
 def artefact_page(folder: Path) -> Page:

@@ -57,7 +57,7 @@ class Activity:
 
 
 @torch.no_grad()
-def silent_units(model: SparseTransformer, batches: Iterable[Int[Tensor, "B T"]]) -> tuple[SilentUnits, ...]:
+def silent_units(model: SparseTransformer, batches: Iterable[Int[Tensor, "_ T"]]) -> tuple[SilentUnits, ...]:
     """The units of each layer that stay zero on every token of all batches."""
     activity = Activity(model)
     for tokens in batches:

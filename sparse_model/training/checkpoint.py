@@ -1,17 +1,19 @@
-"""Checkpoints: folders `step-00000500` of safetensors and JSON, atomic, the newest few kept.
+"""Checkpoints: folders `step-00000500` of safetensors and JSON, atomic, the newest few kept, and `best-00000500`.
 
 Data order and random choices are functions of the step, so parameters, moments and the step are the whole state;
-a run resumed from one continues bit for bit.
+a run resumed from one continues bit for bit. The best one, by validation loss, holds the parameters alone.
 """
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from tqdm import tqdm
 
 from sparse_model.artefacts import atomic_folder, read_json, read_tensors, save_tensors, write_json
 from sparse_model.settings import UserError
@@ -29,38 +31,89 @@ def save(folder: Path, step: int, objective: nn.Module, optimizer: Optimizer, ru
             save_tensors(temporary / "optimizer.safetensors", _moments(optimizer))
             write_json(temporary / "state.json", {"step": step, "run": run})
     except OSError as error:
-        raise UserError(
-            f"{folder}: checkpoint at step {step} could not be written ({error}); free some space and run the same "
-            "command to go on from the last good one"
-        ) from None
-    for old in _complete(folder)[:-keep]:
+        raise _unwritten(folder, step, error) from None
+    for old in _complete(folder, "step")[:-keep]:
         shutil.rmtree(old)
 
 
-def restore(folder: Path, objective: nn.Module, optimizer: Optimizer, run: dict[str, Any]) -> int:
-    """Load the newest checkpoint in place and return its step; 0 when there is none.
+def save_best(folder: Path, step: int, objective: nn.Module, run: dict[str, Any], loss: float) -> bool:
+    """Write the parameters after `step` steps if their validation `loss` is lower than that of the best so far.
 
     Raises:
-        UserError: the checkpoint belongs to a run with other settings.
+        UserError: the disk is full or not writable; the best so far is untouched.
     """
-    complete = _complete(folder)
-    if not complete:
-        return 0
-    newest = complete[-1]
-    state = read_json(newest, "state.json", "checkpoint")
-    changed = _differences(state["run"], json.loads(json.dumps(run)))
-    if changed:
+    earlier = _complete(folder, "best")
+    if any(read_json(path, "state.json", "checkpoint")["validation_loss"] <= loss for path in earlier):
+        return False
+    try:
+        with atomic_folder(folder / f"best-{step:08d}", overwrite=True) as temporary:
+            save_tensors(temporary / "objective.safetensors", trained_state(objective))
+            write_json(temporary / "state.json", {"step": step, "run": run, "validation_loss": loss})
+    except OSError as error:
+        raise _unwritten(folder, step, error) from None
+    for old in earlier:
+        if old != folder / f"best-{step:08d}":
+            shutil.rmtree(old)
+    return True
+
+
+def load_best(folder: Path, objective: nn.Module) -> dict[str, Any]:
+    """Put the best parameters into the objective; returns their `step` and `validation_loss`.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    found = [(read_json(path, "state.json", "checkpoint"), path) for path in _complete(folder, "best")]
+    if not found:
+        raise UserError(f"{folder}: holds no best checkpoint; train with --evaluate-every above 0, or --save last")
+    state, path = min(found, key=lambda pair: (pair[0]["validation_loss"], pair[0]["step"]))
+    _copy(read_tensors(path / "objective.safetensors", "checkpoint"), objective)
+    return {"step": state["step"], "validation_loss": state["validation_loss"]}
+
+
+def restore(folder: Path, objective: nn.Module, optimizer: Optimizer, run: dict[str, Any]) -> int:
+    """Load the newest readable checkpoint in place and return its step; 0 when there is none.
+
+    One that cannot be read is passed over, in favour of the one before it, with a line on stderr.
+
+    Raises:
+        UserError: the checkpoint belongs to a run with other settings, or none of them can be read.
+    """
+    complete = _complete(folder, "step")
+    for path in reversed(complete):
+        try:
+            state = read_json(path, "state.json", "checkpoint", needs=("step", "run"))
+            saved = read_tensors(path / "objective.safetensors", "checkpoint")
+            moments = read_tensors(path / "optimizer.safetensors", "checkpoint")
+        except UserError as error:
+            tqdm.write(f"{error}; going back to the checkpoint before it", file=sys.stderr)
+            continue
+        changed = _differences(state["run"], json.loads(json.dumps(run)))
+        if changed:
+            raise UserError(
+                f"{folder.parent}: holds an unfinished run with other settings ({', '.join(changed)}); finish it with its "
+                "own settings, or pass --overwrite to start anew"
+            )
+        _copy(saved, objective)
+        _restore_moments(optimizer, moments)
+        return int(state["step"])
+    if complete:
         raise UserError(
-            f"{folder.parent}: holds an unfinished run with other settings ({', '.join(changed)}); finish it with its own "
-            "settings, or pass --overwrite to start anew"
+            f"{folder}: none of its {len(complete)} checkpoints can be read, all are damaged; pass --overwrite to start anew"
         )
-    saved = read_tensors(newest / "objective.safetensors", "checkpoint")
-    targets = trained_state(objective)
-    with torch.no_grad():
-        for name, target in targets.items():
-            target.copy_(saved[name])
-    _restore_moments(optimizer, read_tensors(newest / "optimizer.safetensors", "checkpoint"))
-    return int(state["step"])
+    return 0
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Delete what a kill in the middle of a save left behind."""
+    for pattern in (".*.partial", ".*.old"):
+        for path in folder.glob(pattern):
+            shutil.rmtree(path)
+
+
+def trained_state(objective: nn.Module) -> dict[str, Tensor]:
+    """The objective's parameters by name (frozen ones do not change and are left out)."""
+    return {name: parameter for name, parameter in objective.named_parameters() if parameter.requires_grad}
 
 
 def _differences(old: Any, new: Any, place: str = "") -> list[str]:
@@ -74,13 +127,21 @@ def _differences(old: Any, new: Any, place: str = "") -> list[str]:
     return [] if old == new else [place]
 
 
-def trained_state(objective: nn.Module) -> dict[str, Tensor]:
-    """The objective's parameters by name (frozen ones do not change and are left out)."""
-    return {name: parameter for name, parameter in objective.named_parameters() if parameter.requires_grad}
+def _unwritten(folder: Path, step: int, error: OSError) -> UserError:
+    return UserError(
+        f"{folder}: checkpoint at step {step} could not be written ({error}); free some space and run the same "
+        "command to go on from the last good one"
+    )
 
 
-def _complete(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("step-*") if (path / "state.json").is_file())
+def _complete(folder: Path, kind: str) -> list[Path]:
+    return sorted(path for path in folder.glob(f"{kind}-*") if (path / "state.json").is_file())
+
+
+@torch.no_grad()
+def _copy(saved: dict[str, Tensor], objective: nn.Module) -> None:
+    for name, target in trained_state(objective).items():
+        target.copy_(saved[name])
 
 
 def _ordered(optimizer: Optimizer) -> list[nn.Parameter]:

@@ -1,10 +1,12 @@
 """Settings of one training run; every field says its unit and its sentinel."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from sparse_model.settings import Settings
+
+BOOKKEEPING = {"checkpoint_every", "keep_checkpoints", "log_every", "log_to", "diagnose_every"}
 
 
 class TrainConfig(Settings):
@@ -47,4 +49,17 @@ class TrainConfig(Settings):
     precision: Literal["fp32", "bf16"] = Field("fp32", description="autocast precision; masters are always fp32")
     checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints")
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints kept")
+    evaluate_every: int = Field(250, ge=0, description="steps between losses on the validation split; 0 for none")
+    validation_blocks: int = Field(32, ge=1, description="validation blocks per source")
+    save: Literal["last", "best"] = Field(
+        "last", description="which weights the artefact gets; best: lowest validation loss once the density is final"
+    )
     log_every: int = Field(20, ge=1, description="steps between lines of metrics.jsonl")
+    diagnose_every: int = Field(100, ge=0, description="steps between lines of diagnostics.jsonl; 0 for none")
+    log_to: Literal["tensorboard", "wandb", "trackio", "none"] = Field(
+        "tensorboard", description="tracker that gets the metrics beside metrics.jsonl"
+    )
+
+    def identity(self) -> dict[str, Any]:
+        """What the result depends on: every setting but those of bookkeeping, which a resumed run may change."""
+        return {name: value for name, value in self.to_json().items() if name not in BOOKKEEPING}

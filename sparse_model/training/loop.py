@@ -1,53 +1,55 @@
 """The training loop (METHOD §2), one for every objective:
 
     for each step: loss terms → gradient → RMS clip → AdamW at the scheduled rate → keep the top-k weights
+                   → (now and then) revive silent units, evaluate, diagnose, log, save
 
 It checkpoints, resumes bit for bit, stops cleanly on SIGTERM and Ctrl-C, and refuses to go on with numbers that
 are not finite. `accelerate` supplies devices, mixed precision, accumulation and data parallelism.
 """
 
-import json
 import os
-import signal
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast
+from accelerate.utils import DistributedType, broadcast
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from sparse_model.model import SparseTransformer
 from sparse_model.settings import UserError
-from sparse_model.training import checkpoint
-from sparse_model.training.activity import SilentUnits, silent_units
+from sparse_model.training import checkpoint, diagnostics, revival
+from sparse_model.training.activity import silent_units
 from sparse_model.training.batches import Batches
 from sparse_model.training.config import TrainConfig
+from sparse_model.training.health import Health
+from sparse_model.training.interruption import StoppedEarly, agree_to_stop, stop_signals
+from sparse_model.training.metrics import Metrics, check_tracker
 from sparse_model.training.objective import Objective
+from sparse_model.training.optimizer import gradient_norms, limit_gradient, make_optimizer
 from sparse_model.training.projection import project, sparse_tensors
-from sparse_model.training.revival import check_revivable, is_due, revive
 from sparse_model.training.schedule import density_at, learning_rate_factor
-
-
-class StoppedEarly(Exception):  # noqa: N818 (an outcome, not an error)
-    """A signal asked the run to stop; its state is on disk."""
+from sparse_model.training.speed import count_flops, matmul_rate
+from sparse_model.training.validation import Validation, held_out_terms
 
 
 def train(
-    objective: nn.Module, batches: Batches, config: TrainConfig, folder: Path, run: dict[str, Any] | None = None
+    objective: nn.Module,
+    batches: Batches,
+    config: TrainConfig,
+    folder: Path,
+    run: dict[str, Any] | None = None,
+    validation: Validation | None = None,
 ) -> list[dict[str, float]]:
     """Train in place and return the logged metrics.
 
     Args:
         objective: an `Objective`; what it trains is changed in place.
         batches: where a step's sequences come from.
-        folder: holds `checkpoints/` and `metrics.jsonl`; a run found there is resumed.
+        folder: holds `checkpoints/`, `metrics.jsonl` and `diagnostics.jsonl`; a run found there is resumed.
         run: everything else the run depends on (fingerprints, configs); a checkpoint of another run is refused.
+        validation: held-out text for the validation curve and the best checkpoint.
 
     Raises:
         UserError: a loss or gradient is not finite, the disk is full, or `folder` holds another run.
@@ -55,69 +57,100 @@ def train(
     """
     if not isinstance(objective, Objective):
         raise TypeError(f"{type(objective).__name__} is not an Objective")
+    folder, checkpoints = Path(folder), Path(folder) / "checkpoints"
+    revival.check_revivable(objective.projected, config)
+    check_tracker(config)
+    if config.save == "best" and (validation is None or not config.evaluate_every):
+        raise UserError("--save best needs a validation loss to choose by; set --evaluate-every above 0")
     accelerator = Accelerator(
         cpu=stays_on_cpu(objective),
         gradient_accumulation_steps=config.accumulate,
         mixed_precision="no" if config.precision == "fp32" else "bf16",
+        log_with=None if config.log_to == "none" else config.log_to,
+        project_dir=folder,
     )
-    check_revivable(objective.projected, config)
+    device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
+    _check_shares(config, batches.batch_size, accelerator)
+    model = objective.projected if isinstance(objective.projected, SparseTransformer) else None
     tensors = sparse_tensors(objective.projected) if objective.projected is not None else ()
-    optimizer = _optimizer(objective, config)
+    optimizer = make_optimizer(objective, config)
     base_rates = [group["lr"] for group in optimizer.param_groups]
-    identity = {"config": config.to_json(), **(run or {})}
-    checkpoints = Path(folder) / "checkpoints"
+    identity = {"config": config.identity(), **(run or {})}
+    if accelerator.is_main_process:
+        checkpoint.remove_unfinished(checkpoints)
     start = checkpoint.restore(checkpoints, objective, optimizer, identity)
     wrapped, optimizer = accelerator.prepare(objective, optimizer)
-    device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
-    _check_shares(config, batches.batch_size, world)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    metrics = _Metrics(Path(folder) / "metrics.jsonl", config, start, accelerator.is_main_process)
-    healthy = torch.ones((), dtype=torch.bool, device=device)
+    names = {p: name for name, p in objective.named_parameters()}
+    health = Health([names[p] for p in parameters], config, accelerator)
+    turnover = diagnostics.Turnover(tensors)
+    length = batches.blocks.shape[1]
 
-    with _stop_signals() as stop, metrics.progress() as bar:
+    with stop_signals() as stop, Metrics(folder, config, accelerator, start, batches.batch_size * length) as metrics:
+        if start:
+            metrics.say(f"going on after step {start} of {config.steps}")
         for step in range(start, config.steps):
-            factor = learning_rate_factor(config, step)
+            done, last = step + 1, step + 1 == config.steps
+            factor, density = learning_rate_factor(config, step), density_at(config, step)
             for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
                 group["lr"] = rate * factor
-            tokens = batches.at(step, rank, world).to(device)
+            diagnosing = model is not None and diagnostics.is_due(config, done)
+            if diagnosing:
+                turnover.remember()
+            parts = batches.at(step, rank, world).to(device).chunk(config.accumulate)
             terms: dict[str, Tensor] = {}
-            for micro, part in enumerate(tokens.chunk(config.accumulate)):
-                with accelerator.accumulate(wrapped):
-                    found = wrapped(part, draw=(config.seed * config.steps + step) * config.accumulate + micro)
-                    accelerator.backward(found["loss"])  # divided by the number of micro-batches there
-                    for name, value in found.items():
-                        terms[name] = terms.get(name, 0) + value.detach() / config.accumulate
-                    if accelerator.sync_gradients:
-                        terms["gradient_rms"] = limit_gradient(parameters, config)
-                        healthy &= terms["loss"].isfinite() & terms["gradient_rms"].isfinite()
-                    optimizer.step()
-                    optimizer.zero_grad()
-            density = density_at(config, step)
+            with count_flops() if step == start else nullcontext() as counted:
+                for micro, part in enumerate(parts):
+                    with accelerator.accumulate(wrapped):
+                        found = wrapped(part, draw=(config.seed * config.steps + step) * config.accumulate + micro)
+                        accelerator.backward(found["loss"])  # divided by the number of micro-batches there
+                        for name, value in found.items():
+                            terms[name] = terms.get(name, 0) + value.detach() / config.accumulate
+                        if accelerator.sync_gradients:
+                            norms = gradient_norms(parameters)
+                            health.watch(done, terms, norms)
+                            terms["gradient_rms"] = limit_gradient(parameters, config, norms)
+                        optimizer.step()
+                        optimizer.zero_grad()
             project(tensors, density, config.floor)
-            revived: dict[str, float] = {}
-            if is_due(config, step) and isinstance(objective.projected, SparseTransformer):
-                silent = _silent(accelerator, objective.projected, batches, step, config)
-                revived = revive(objective.projected, optimizer, silent, config, density, step).to_json()
-                project(tensors, density, config.floor)
 
-            done = step + 1
-            last = done == config.steps
-            if done % config.log_every == 0 or last or revived:
-                metrics.write(done, terms, density, factor, healthy, bar, revived)
-            if done % config.checkpoint_every == 0 or last or stop.is_set():
-                metrics.check(done, terms, healthy)
+            more = {"density": density, "lr": config.lr * factor}
+            writing = done % config.log_every == 0 or last
+            if model is not None and revival.is_due(config, step):
+                silent = _silent(accelerator, model, batches, step, config)
+                more |= revival.revive(model, optimizer, silent, config, density, step).to_json()
+                project(tensors, density, config.floor)
+                writing = True
+            if validation is not None and config.evaluate_every and (done % config.evaluate_every == 0 or last):
+                more |= held_out_terms(objective, validation, config, accelerator)
+                writing = True
+            if counted is not None:
+                metrics.flops_per_step = float(counted.get_total_flops())
+                metrics.flop_rate = matmul_rate(device, torch.bfloat16 if config.precision == "bf16" else torch.float32)
+            if writing or diagnosing:
+                health.check()
+            if writing:
+                metrics.write(done, terms, more)
+            if diagnosing and accelerator.is_main_process:
+                with accelerator.autocast():
+                    metrics.diagnose(done, diagnostics.diagnose(cast(SparseTransformer, model), parts, turnover))
+            if "validation_loss" in more and density <= config.density and accelerator.is_main_process:
+                checkpoint.save_best(checkpoints, done, objective, identity, more["validation_loss"])
+            stopping = agree_to_stop(stop, accelerator, done)
+            if done % config.checkpoint_every == 0 or last or stopping:
+                health.check()
                 if accelerator.is_main_process:
                     checkpoint.save(checkpoints, done, objective, optimizer, identity, config.keep_checkpoints)
                 accelerator.wait_for_everyone()
-            if stop.is_set() and not last:
+            if stopping and not last:
                 raise StoppedEarly(f"stopped after step {done} of {config.steps}; run the same command to go on")
-            bar.update()
+            metrics.advance()
     return metrics.rows
 
 
 def _silent(
     accelerator: Accelerator, model: SparseTransformer, batches: Batches, step: int, config: TrainConfig
-) -> tuple[SilentUnits, ...]:
+) -> tuple[Any, ...]:
     """The units silent on the latest batches, whole on every process, as the main process sees them."""
     pieces = (
         piece.to(accelerator.device)
@@ -139,127 +172,24 @@ def stays_on_cpu(objective: nn.Module) -> bool:
     return not launched and all(parameter.device.type == "cpu" for parameter in objective.parameters())
 
 
-def _check_shares(config: TrainConfig, batch_size: int, world: int) -> None:
-    """Refuse a batch that does not split evenly, since the mean of unequal parts' means is not the batch's mean.
+def _check_shares(config: TrainConfig, batch_size: int, accelerator: Accelerator) -> None:
+    """Refuse what would not train the same model as one process.
 
     Raises:
-        UserError: with the two numbers and the remedy.
+        UserError: a batch that does not split evenly, since the mean of unequal parts' means is not the batch's mean; or
+            parameters split over processes, since the projection ranks whole tensors.
     """
-    if batch_size % (world * config.accumulate):
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
         raise UserError(
-            f"batch_size {batch_size} does not split evenly over {world} processes and {config.accumulate} micro-batches; "
-            f"make it a multiple of {world * config.accumulate}"
+            f"{accelerator.distributed_type.value} splits parameters over processes, and the weight projection ranks whole "
+            "tensors; launch with data parallelism (accelerate launch --multi_gpu)"
+        )
+    parts = accelerator.num_processes * config.accumulate
+    if batch_size % parts:
+        raise UserError(
+            f"batch_size {batch_size} does not split evenly over {accelerator.num_processes} processes and "
+            f"{config.accumulate} micro-batches; make it a multiple of {parts}"
         )
 
 
-def limit_gradient(parameters: list[nn.Parameter], config: TrainConfig) -> Tensor:
-    """Scale all gradients so that their root mean square is at most (or exactly) the limit; returns it as it was."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    count = sum(g.numel() for g in gradients)
-    rms = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))) / count**0.5
-    if config.gradient_rms != "off":
-        scale = config.gradient_rms_limit / rms.clamp(min=1e-12)
-        if config.gradient_rms == "clip":
-            scale = scale.clamp(max=1.0)
-        torch._foreach_mul_(gradients, scale)
-    return rms
-
-
-def _optimizer(objective: Objective, config: TrainConfig) -> torch.optim.AdamW:
-    groups = []
-    for group in objective.parameter_groups():
-        for matrices in (True, False):
-            chosen = [p for p in group.parameters if (p.dim() >= 2) == matrices]
-            decay = config.weight_decay if matrices else 0.0
-            settings = {"lr": group.lr or config.lr, "eps": group.eps or config.eps, "weight_decay": decay}
-            if chosen:
-                groups.append({"params": chosen, **settings})
-    return torch.optim.AdamW(groups, betas=config.betas, fused=True)
-
-
-class _Metrics:
-    """`metrics.jsonl`, the progress line, and the check that numbers are finite."""
-
-    def __init__(self, path: Path, config: TrainConfig, start: int, is_main: bool) -> None:
-        self.path, self.config, self.start, self.is_main = path, config, start, is_main
-        self.rows: list[dict[str, float]] = []
-        if start and path.is_file():  # a killed run may have logged steps that it will now repeat
-            kept = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.endswith("}")]
-            self.rows = [row for row in kept if row["step"] <= start]
-        if is_main:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
-        self._clock = time.perf_counter()
-        self._clock_step = start
-
-    def progress(self) -> Any:
-        """A tqdm bar on stderr, silent on all but the main process."""
-        return tqdm(
-            total=self.config.steps,
-            initial=self.start,
-            unit="step",
-            disable=not self.is_main,
-            dynamic_ncols=True,
-            mininterval=2,
-        )
-
-    def write(
-        self,
-        step: int,
-        terms: dict[str, Tensor],
-        density: float,
-        factor: float,
-        healthy: Tensor,
-        bar: Any,
-        more: dict[str, float],
-    ) -> None:
-        """Log one row; the only place of the loop that waits for the device."""
-        self.check(step, terms, healthy)
-        now = time.perf_counter()
-        row = {"step": step, **{name: value.item() for name, value in terms.items()}, "density": density}
-        row["lr"] = self.config.lr * factor
-        row |= more
-        row["steps_per_second"] = (step - self._clock_step) / (now - self._clock)
-        self._clock, self._clock_step = now, step
-        self.rows.append(row)
-        if self.is_main:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-        bar.set_postfix({"loss": f"{row['loss']:.3f}", "density": f"{density:.3f}"}, refresh=False)
-
-    def check(self, step: int, terms: dict[str, Tensor], healthy: Tensor) -> None:
-        """Raise if any loss or gradient since the start was not finite.
-
-        Raises:
-            UserError: with the step, the term and the remedy.
-        """
-        if not bool(healthy):
-            bad = [name for name, value in terms.items() if not bool(value.isfinite())] or ["a loss"]
-            raise UserError(
-                f"{bad[0]} is not finite at or before step {step} (lr {self.config.lr}); lower --lr or set --gradient-rms clip; "
-                "the last checkpoint is good"
-            )
-
-
-@contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGINT set; a second SIGINT interrupts at once. Main thread only."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def on_signal(number: int, _: Any) -> None:
-        if stop.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.set()
-
-    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-__all__ = ["StoppedEarly", "UserError", "limit_gradient", "stays_on_cpu", "train"]
+__all__ = ["StoppedEarly", "UserError", "stays_on_cpu", "train"]

@@ -6,15 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from safetensors import SafetensorError
 from torch import nn
 
 from sparse_model.artefacts import atomic_folder, write_json
 from sparse_model.settings import UserError
+from sparse_model.training import checkpoint
 from sparse_model.training.batches import Batches
 from sparse_model.training.config import TrainConfig
 from sparse_model.training.loop import stays_on_cpu, train
+from sparse_model.training.metrics import DIAGNOSTICS, METRICS
+from sparse_model.training.validation import Validation
 
-METRICS = "metrics.jsonl"
+LOGS = (METRICS, DIAGNOSTICS, "tensorboard")
+"""What of the run's folder is kept with the artefact."""
 
 
 def train_artefact(
@@ -25,6 +30,7 @@ def train_artefact(
     identity: dict[str, Any],
     write: Callable[[Path], None],
     overwrite: bool = False,
+    validation: Validation | None = None,
 ) -> list[dict[str, float]]:
     """Train and write the artefact to `out`, resuming an unfinished run of the same settings.
 
@@ -32,9 +38,10 @@ def train_artefact(
         identity: everything beside `config` that the result depends on; saved as `training.json`.
         write: puts the trained model into the folder it is given.
         overwrite: replace `out` and forget an unfinished run.
+        validation: held-out text for the validation curve and the best checkpoint.
 
     Raises:
-        UserError: `out` exists, or `OUT.run` belongs to other settings.
+        UserError: `out` exists, `OUT.run` belongs to other settings, or the disk is full.
     """
     folder, processes = working_folder(out), PartialState(cpu=stays_on_cpu(objective))
     if not overwrite and Path(out).exists():
@@ -42,12 +49,26 @@ def train_artefact(
     if overwrite and processes.is_main_process:
         shutil.rmtree(folder, ignore_errors=True)
     processes.wait_for_everyone()
-    rows = train(objective, batches, config, folder, identity)
+    rows = train(objective, batches, config, folder, identity, validation)
     if processes.is_main_process:
-        with atomic_folder(Path(out), overwrite) as temporary:
-            write(temporary)
-            write_json(temporary / "training.json", {"config": config.to_json(), **identity, "final": rows[-1]})
-            shutil.copy(folder / METRICS, temporary / METRICS)
+        saved: dict[str, Any] = {"step": config.steps}
+        if config.save == "best":
+            saved = checkpoint.load_best(folder / "checkpoints", objective)
+        description = {"config": config.to_json(), **identity, "saved": saved, "final": rows[-1]}
+        try:
+            with atomic_folder(Path(out), overwrite) as temporary:
+                write(temporary)
+                write_json(temporary / "training.json", description)
+                for log in LOGS:
+                    if (folder / log).is_dir():
+                        shutil.copytree(folder / log, temporary / log)
+                    elif (folder / log).is_file() and (folder / log).stat().st_size:
+                        shutil.copy(folder / log, temporary / log)
+        except (OSError, SafetensorError) as error:
+            raise UserError(
+                f"{out}: the trained model could not be written ({error}); free some space and run the same command, "
+                "which has nothing left to train"
+            ) from None
         shutil.rmtree(folder)
     processes.wait_for_everyone()
     return rows

@@ -57,7 +57,7 @@ def test_a_failure_while_writing_keeps_the_run_and_the_same_command_finishes_it(
         (folder / "half").write_text("")
         raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(UserError, match=r"out: the trained model could not be written \(disk full\)"):
         train_artefact(tmp_path / "out", objective(), Batches(blocks, 8, 0), CONFIG, {"model": "tiny"}, fail)
     assert [path.name for path in tmp_path.iterdir()] == [working_folder(tmp_path / "out").name]
     make(objective(), blocks, tmp_path / "out")

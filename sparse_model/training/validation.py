@@ -1,0 +1,82 @@
+"""Held-out loss during training: the objective on the corpus' validation blocks, a curve and the choice of the best.
+
+Sources count by their share of the training text. The blocks are the same every time, and so are the objective's random
+choices, so that two figures of one run differ by the model alone.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import cast
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from jaxtyping import Int
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from sparse_model.corpus.corpus import Corpus
+from sparse_model.training.config import TrainConfig
+from sparse_model.training.objective import Objective
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Named token blocks [N, T] and their weights (any positive numbers)."""
+
+    blocks: Mapping[str, NDArray[np.integer]]
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, corpus: Corpus) -> "Validation":
+        """The validation split of a corpus, by source."""
+        sources = corpus.description["sources"]
+        return cls(corpus.validation, {name: float(sources[name]["weight"]) for name in corpus.validation})
+
+
+@torch.no_grad()
+def held_out_terms(
+    objective: nn.Module, validation: Validation, config: TrainConfig, accelerator: Accelerator
+) -> dict[str, float]:
+    """`validation_<term>` for every loss term, and `validation_loss/<source>`.
+
+    The work is divided over the processes; each gets the whole result.
+    """
+    rank, world = accelerator.process_index, accelerator.num_processes
+    size = max(1, config.batch_size // (world * config.accumulate))
+    total = sum(validation.weights.get(name, 1.0) for name in validation.blocks)
+    found: dict[str, float] = {}
+    for name, blocks in validation.blocks.items():
+        sums: dict[str, Tensor] = {}
+        count = torch.zeros((), device=accelerator.device)
+        for number, tokens in enumerate(_batches(blocks[: config.validation_blocks], size)):
+            if number % world != rank:
+                continue
+            with accelerator.autocast():
+                terms = cast(Objective, objective)(tokens.to(accelerator.device), draw=0)
+            count += len(tokens)
+            for term, value in terms.items():
+                sums[term] = sums.get(term, torch.zeros_like(count)) + value.float() * len(tokens)
+        share = validation.weights.get(name, 1.0) / total
+        if world > 1:
+            sums, count = _added(sums, count, accelerator)
+        for term, value in sums.items():
+            mean = float(value / count)
+            found[f"validation_{term}"] = found.get(f"validation_{term}", 0.0) + share * mean
+            if term == "loss" and len(validation.blocks) > 1:
+                found[f"validation_loss/{name}"] = mean
+    return found
+
+
+def _added(sums: dict[str, Tensor], count: Tensor, accelerator: Accelerator) -> tuple[dict[str, Tensor], Tensor]:
+    """Sums over processes; one that had no batch learns the terms' names from the others."""
+    names = next(found for found in gather_object([list(sums)]) if found)
+    values = torch.stack([count, *(sums.get(name, torch.zeros_like(count)) for name in names)])
+    values = accelerator.reduce(values, "sum")
+    return dict(zip(names, values[1:], strict=True)), values[0]
+
+
+def _batches(blocks: NDArray[np.integer], size: int) -> Iterator[Int[Tensor, "b T"]]:
+    for start in range(0, len(blocks), size):
+        yield torch.from_numpy(np.asarray(blocks[start : start + size], dtype=np.int64))

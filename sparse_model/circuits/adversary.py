@@ -4,23 +4,27 @@ Complete ablation removes every node outside a circuit, and a pruner can find se
 adversary removes the subset that hurts most; the others run free. One choice serves a whole batch, so that it cannot
 aim at single prompts.
 
-1. α in [0, 1] per node outside the circuit: its activation is (1 − α) · own + α · ablation value
-2. a few steps α ← clamp(α + step · sign(∂ loss / ∂ α)) from complete ablation and from random subsets
-3. discretise after every step: ablated where α > ½; the worst of all subsets seen, complete ablation and the starts among them
+1. α in [0, 1] per node outside the circuit, which is ablated where α > ½ and runs free elsewhere
+2. a few steps α ← clamp(α + step · sign(∂ loss / ∂ α)), the gradient taken at the subset α stands for, from complete
+   ablation and from random subsets
+3. the worst of all subsets seen on the way, complete ablation and the starts among them
+
+Taken at the subset itself rather than at activations blended by α, a gradient comes with that subset's own loss.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sparse_model.circuits.ablation import Ablate, final_logits
+from sparse_model.circuits.masked_pass import EdgeMasks, answer_differences
+from sparse_model.circuits.prompts import PromptRows, Prompts
 from sparse_model.model import SparseTransformer
-from sparse_model.tasks.loss import binary_loss
-from sparse_model.tasks.token_pairs import PromptBatch, TokenPairs
+from sparse_model.tasks.token_pairs import TokenPairs
 
 Subset = dict[str, Bool[Tensor, " W"]]
 
@@ -73,82 +77,83 @@ def adversarial_loss(
     generator = torch.Generator().manual_seed(seed)
     found: dict[str, list[float]] = {"adversarial": [], "complete": [], "random": [], "whole": []}
     ablated: list[Subset] = []
-    outside = {name: ~mask for name, mask in keep.items()}
+    masks = {name: mask[None].float() for name, mask in keep.items()}
+    whole = {name: torch.ones_like(mask) for name, mask in masks.items()}
     for start in range(0, len(pairs), batch_pairs):
-        batch = pairs.select(slice(start, start + batch_pairs)).prompts()
-        subset, worst = worst_subset(model, keep, values, batch, steps, step_size, restarts, generator)
+        prompts = Prompts(model, pairs.select(slice(start, start + batch_pairs)))
+        rows = prompts.rows()
+
+        def loss(kept: Mapping[str, Tensor], prompts: Prompts = prompts, rows: PromptRows = rows) -> float:
+            with torch.no_grad():
+                return float(F.softplus(-answer_differences(prompts, rows, kept, values)).mean())
+
+        subset, worst = worst_subset(prompts, rows, masks, values, steps, step_size, restarts, generator)
         found["adversarial"].append(worst)
         ablated.append(subset)
-        found["complete"].append(subset_loss(model, outside, values, batch))
-        drawn = [subset_loss(model, random_subset(keep, generator), values, batch) for _ in range(draws)]
+        found["complete"].append(loss(masks))
+        drawn = [loss(ablate_subset(masks, random_alpha(masks, generator))) for _ in range(draws)]
         found["random"].append(sum(drawn) / len(drawn))
-        found["whole"].append(subset_loss(model, {}, values, batch))
+        found["whole"].append(loss(whole))
     means = {name: sum(losses) / len(losses) for name, losses in found.items()}
     return AdversarialLoss(**means, batches=found, ablated=ablated)
 
 
 def worst_subset(
-    model: SparseTransformer,
-    keep: Mapping[str, Bool[Tensor, " W"]],
+    prompts: Prompts,
+    rows: PromptRows,
+    masks: Mapping[str, Float[Tensor, "1 W"]],
     values: Mapping[str, Float[Tensor, " W"]],
-    batch: PromptBatch,
     steps: int,
     step_size: float,
     restarts: int,
     generator: torch.Generator,
+    edges: EdgeMasks | None = None,
 ) -> tuple[Subset, float]:
-    """The worst subset found for one batch and its loss."""
-    complete = {name: ~mask for name, mask in keep.items()}
-    starts = [complete, *(random_subset(keep, generator) for _ in range(restarts))]
-    worst, most = complete, subset_loss(model, complete, values, batch)
-    for start in starts:
-        for candidate in (start, *ascend(model, start, keep, values, batch, steps, step_size)):
-            loss = subset_loss(model, candidate, values, batch)
-            if loss > most:
-                worst, most = candidate, loss
+    """The worst subset found for one batch, and its loss: complete removal, or one the ascents pass through."""
+    worst: Subset = {}
+    most = -1.0
+    starts = [{name: torch.ones_like(mask) for name, mask in masks.items()}]
+    starts += [random_alpha(masks, generator) for _ in range(restarts)]
+    for alpha in starts:
+        for _ in range(steps + 1):
+            moved, loss = ascend(prompts, rows, masks, alpha, values, step_size, edges)
+            if float(loss) > most:
+                most = float(loss)
+                worst = {name: ((alpha[name] > 0.5) & (mask == 0))[0] for name, mask in masks.items()}
+            alpha = moved
     return worst, most
 
 
-def ascend(
-    model: SparseTransformer,
-    start: Mapping[str, Tensor],
-    keep: Mapping[str, Bool[Tensor, " W"]],
-    values: Mapping[str, Float[Tensor, " W"]],
-    batch: PromptBatch,
-    steps: int,
-    step_size: float,
-) -> Iterator[Subset]:
-    """The subsets that sign-gradient ascent on the relaxed mask passes through, one per step, where they change."""
-    last = dict(start)
-    alpha = {name: mask.to(values[name].dtype) for name, mask in start.items()}
-    for _ in range(steps):
-        for ablated in alpha.values():
-            ablated.requires_grad_()
-        tap = Ablate({name: 1 - ablated for name, ablated in alpha.items()}, values)
-        loss = binary_loss(final_logits(model, batch.tokens, batch.last, tap), batch.answer, batch.other)
-        gradients = torch.autograd.grad(loss, list(alpha.values()))
-        with torch.no_grad():
-            alpha = {
-                name: (ablated + step_size * gradient.sign()).clamp(0, 1) * ~keep[name]
-                for (name, ablated), gradient in zip(alpha.items(), gradients, strict=True)
-            }
-        subset = {name: ablated > 0.5 for name, ablated in alpha.items()}
-        if any(not torch.equal(mask, last[name]) for name, mask in subset.items()):
-            yield subset
-        last = subset
+def random_alpha(
+    masks: Mapping[str, Float[Tensor, "1 W"]], generator: torch.Generator
+) -> dict[str, Float[Tensor, "1 W"]]:
+    """α uniform in [0, 1]: each node outside the circuit is ablated with a probability of one half."""
+    return {name: torch.rand(mask.shape, generator=generator).to(mask.device) for name, mask in masks.items()}
 
 
-def random_subset(keep: Mapping[str, Bool[Tensor, " W"]], generator: torch.Generator) -> Subset:
-    """Each node outside the circuit with a probability of one half."""
+def ablate_subset(keep: Mapping[str, Tensor], alpha: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """1 − A · (1 − keep), A = 1 on kept nodes and 1[α > ½] elsewhere."""
     return {
-        name: (torch.rand(len(mask), generator=generator) < 0.5).to(mask.device) & ~mask for name, mask in keep.items()
+        name: 1 - torch.where(mask.detach() > 0, 1.0, (alpha[name] > 0.5).to(mask)) * (1 - mask)
+        for name, mask in keep.items()
     }
 
 
-@torch.no_grad()
-def subset_loss(
-    model: SparseTransformer, ablated: Mapping[str, Tensor], values: Mapping[str, Tensor], batch: PromptBatch
-) -> float:
-    """Binary task loss in nats with the nodes of one subset frozen and all others free."""
-    tap = Ablate({name: ~mask for name, mask in ablated.items()}, values)
-    return float(binary_loss(final_logits(model, batch.tokens, batch.last, tap), batch.answer, batch.other))
+def ascend(
+    prompts: Prompts,
+    rows: PromptRows,
+    keep: Mapping[str, Float[Tensor, "k W"]],
+    alpha: Mapping[str, Float[Tensor, "k W"]],
+    values: Mapping[str, Tensor],
+    step_size: float,
+    edges: EdgeMasks | None = None,
+) -> tuple[dict[str, Tensor], Float[Tensor, " k"]]:
+    """One sign-gradient step of the adversary from α, and the loss per mask of the subset α > ½ it started from."""
+    masks = {name: mask.requires_grad_() for name, mask in ablate_subset(keep, alpha).items()}
+    loss = F.softplus(-answer_differences(prompts, rows, masks, values, edges)).mean(1)
+    gradients = torch.autograd.grad(loss.sum(), list(masks.values()))
+    moved = {
+        name: (alpha[name] - step_size * gradient.sign()).clamp(0, 1)
+        for name, gradient in zip(masks, gradients, strict=True)
+    }
+    return moved, loss.detach()

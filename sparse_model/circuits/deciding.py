@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from sparse_model.circuits.adversary import ascend
 from sparse_model.circuits.edges import edge_weights, source_of
-from sparse_model.circuits.learn import ascend
-from sparse_model.circuits.masked_pass import answer_differences
+from sparse_model.circuits.masked_pass import EdgeMask, answer_differences
 from sparse_model.circuits.prompts import Prompts
 from sparse_model.model import SparseTransformer
 from sparse_model.tasks.token_pairs import TokenPairs
@@ -70,9 +70,13 @@ class Deciding:
         return F.softplus(-differences).mean()
 
 
-def compact_edges(keep: Keep, edges: Edges) -> dict[str, list[Float[Tensor, "to read"]]]:
+def compact_edges(keep: Keep, edges: Edges) -> dict[str, list[EdgeMask]]:
     """Edge masks between kept nodes, as a masked pass takes them."""
-    return {target: [mask[keep[target]][:, keep[source_of(target)]].float()] for target, mask in edges.items()}
+    found = {}
+    for target, mask in edges.items():
+        to, read = keep[target].nonzero()[:, 0], keep[source_of(target)].nonzero()[:, 0]
+        found[target] = [EdgeMask(to, read, mask[to][:, read].float())]
+    return found
 
 
 def fewest(count: int, start: int, reaches: Callable[[int], bool]) -> int:

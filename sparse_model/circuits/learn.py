@@ -18,8 +18,9 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from sparse_model.circuits.adversary import ablate_subset, ascend
 from sparse_model.circuits.config import PruneConfig
-from sparse_model.circuits.masked_pass import answer_differences
+from sparse_model.circuits.masked_pass import EdgeMasks, answer_differences
 from sparse_model.circuits.masks import NodeMasks
 from sparse_model.circuits.prompts import PromptRows, Prompts
 
@@ -42,7 +43,7 @@ def learn_masks(
         pairs = torch.stack([torch.randperm(prompts.N, generator=g)[: config.batch_pairs] for g in generators])
         rows = prompts.rows(prompts.both(pairs.to(device)))
         keep = masks.keep(config.temperature)
-        effective = _under_signal(prompts, rows, keep, values, config, generators)
+        effective = under_signal(prompts, rows, keep, values, config, generators)
         loss = F.softplus(-answer_differences(prompts, rows, effective, values)).mean(1)
         price = config.k_coef * min(1.0, step / max(1.0, config.ramp * config.steps))
         optimizer.zero_grad()
@@ -53,13 +54,14 @@ def learn_masks(
     return masks
 
 
-def _under_signal(
+def under_signal(
     prompts: Prompts,
     rows: PromptRows,
     keep: dict[str, Float[Tensor, "k W"]],
     values: Mapping[str, Tensor],
     config: PruneConfig,
     generators: Sequence[torch.Generator],
+    edges: EdgeMasks | None = None,
 ) -> dict[str, Tensor]:
     """Masks of 0 where a node is removed and ablated, with gradients towards `keep`."""
     if config.signal == "complete":
@@ -71,36 +73,8 @@ def _under_signal(
     if config.signal == "adversarial":
         fixed = {name: mask.detach() for name, mask in keep.items()}
         for _ in range(config.adversary_steps):
-            alpha = ascend(prompts, rows, fixed, alpha, values, config.adversary_step_size)[0]
+            alpha = ascend(prompts, rows, fixed, alpha, values, config.adversary_step_size, edges)[0]
     return ablate_subset(keep, alpha)
-
-
-def ablate_subset(keep: Mapping[str, Tensor], alpha: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """1 − A · (1 − keep), A = 1 on kept nodes and 1[α > ½] elsewhere."""
-    return {
-        name: 1 - torch.where(mask.detach() > 0, 1.0, (alpha[name] > 0.5).to(mask)) * (1 - mask)
-        for name, mask in keep.items()
-    }
-
-
-def ascend(
-    prompts: Prompts,
-    rows: PromptRows,
-    keep: Mapping[str, Float[Tensor, "k W"]],
-    alpha: Mapping[str, Float[Tensor, "k W"]],
-    values: Mapping[str, Tensor],
-    step_size: float,
-    edges: Mapping[str, Sequence[Tensor]] | None = None,
-) -> tuple[dict[str, Tensor], Float[Tensor, " k"]]:
-    """One sign-gradient step of the adversary from α, and the loss per mask of the subset α > ½ it started from."""
-    masks = {name: mask.requires_grad_() for name, mask in ablate_subset(keep, alpha).items()}
-    loss = F.softplus(-answer_differences(prompts, rows, masks, values, edges)).mean(1)
-    gradients = torch.autograd.grad(loss.sum(), list(masks.values()))
-    moved = {
-        name: (alpha[name] - step_size * gradient.sign()).clamp(0, 1)
-        for name, gradient in zip(masks, gradients, strict=True)
-    }
-    return moved, loss.detach()
 
 
 @torch.no_grad()

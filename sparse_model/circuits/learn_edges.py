@@ -14,7 +14,8 @@ from torch import Tensor
 from sparse_model.circuits.config import PruneConfig
 from sparse_model.circuits.deciding import edge_scores_like
 from sparse_model.circuits.edges import edges_between, source_of
-from sparse_model.circuits.masked_pass import answer_differences
+from sparse_model.circuits.learn import under_signal
+from sparse_model.circuits.masked_pass import EdgeMask, answer_differences
 from sparse_model.circuits.masks import keep_of
 from sparse_model.circuits.prompts import Prompts
 
@@ -24,7 +25,8 @@ def learn_edges(
 ) -> dict[str, Float[Tensor, "W_target W_source"]]:
     """τ of every edge between kept nodes after `config.edge_steps` of AdamW, −∞ where there is none."""
     between = edges_between(prompts.model, keep)
-    exists = {target: mask[keep[target]][:, keep[source_of(target)]] for target, mask in between.items()}
+    ends = {target: (keep[target].nonzero()[:, 0], keep[source_of(target)].nonzero()[:, 0]) for target in between}
+    exists = {target: mask[ends[target][0]][:, ends[target][1]] for target, mask in between.items()}
     generator = torch.Generator().manual_seed(config.seed)
     tau = {
         target: (config.init_bias + config.init_noise * torch.randn(mask.shape, generator=generator)).to(mask.device)
@@ -40,12 +42,14 @@ def learn_edges(
         rows = prompts.rows(prompts.both(pairs.to(prompts.last.device)))
         # where there is no weight the mask is 1 and costs nothing
         edges = {
-            target: [torch.where(exists[target], keep_of(value, config.temperature), 1.0)]
+            target: [EdgeMask(*ends[target], torch.where(exists[target], keep_of(value, config.temperature), 1.0))]
             for target, value in tau.items()
         }
-        loss = F.softplus(-answer_differences(prompts, rows, masks, values, edges)).mean()
+        fixed = {target: [EdgeMask(*found[:2], found.mask.detach())] for target, (found,) in edges.items()}
+        effective = under_signal(prompts, rows, masks, values, config, [generator], fixed)
+        loss = F.softplus(-answer_differences(prompts, rows, effective, values, edges)).mean()
         price = config.edge_coef * min(1.0, step / max(1.0, config.ramp * config.edge_steps))
-        number = torch.stack([(mask[0] * exists[target]).sum() for target, mask in edges.items()]).sum()
+        number = torch.stack([(found.mask * exists[target]).sum() for target, (found,) in edges.items()]).sum()
         optimizer.zero_grad()
         (loss + price * number).backward(inputs=parameters)
         torch.nn.utils.clip_grad_norm_(parameters, config.gradient_norm)
@@ -55,6 +59,6 @@ def learn_edges(
                 value.clamp_(-1, 1)
     scores = edge_scores_like(prompts.model)
     for target, value in tau.items():
-        to, read = keep[target].nonzero()[:, 0], keep[source_of(target)].nonzero()[:, 0]
+        to, read = ends[target]
         scores[target][to[:, None], read[None]] = value.detach().masked_fill(~exists[target], float("-inf"))
     return scores

@@ -13,11 +13,11 @@ AbsTopK still sees every channel: which of them survive depends on removed ones 
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from sparse_model.circuits.prompts import PromptRows, Prompts
@@ -27,19 +27,33 @@ from sparse_model.model import SparseTransformer
 Masks = Mapping[str, Float[Tensor, "k W"]]
 
 
+class EdgeMask(NamedTuple):
+    """One mask of the edges between a circuit's nodes at a target location and its source."""
+
+    to: Int[Tensor, " to"]
+    """channels of the target"""
+    read: Int[Tensor, " read"]
+    """channels of the source"""
+    mask: Float[Tensor, "to read"]
+    """0 where removed, else 1"""
+
+
+EdgeMasks = Mapping[str, Sequence[EdgeMask]]
+
+
 def answer_differences(
     prompts: Prompts,
     rows: PromptRows,
     keep: Masks,
     values: Mapping[str, Tensor],
-    edges: Mapping[str, Sequence[Float[Tensor, "to read"]]] | None = None,
+    edges: EdgeMasks | None = None,
 ) -> Float[Tensor, "k M"]:
     """Logit of the right answer minus that of the wrong one, per mask and prompt.
 
     Args:
         keep: per node location k masks of exactly 0 and 1; gradients towards them are those of value + (x − value) · mask.
         values: what removed nodes are frozen at [W].
-        edges: per target location k masks of 0 and 1 of the edges from kept to kept channels, with gradients likewise.
+        edges: per target location k edge masks (see `circuits.edges`), with gradients likewise.
     """
     return _Pass(prompts, rows, keep, values, edges or {}).run()
 
@@ -53,7 +67,7 @@ class _Pass:
         rows: PromptRows,
         keep: Masks,
         values: Mapping[str, Tensor],
-        edges: Mapping[str, Sequence[Tensor]],
+        edges: EdgeMasks,
     ) -> None:
         self.prompts, self.rows, self.keep, self.values, self.edges = prompts, rows, keep, values, edges
         self.model: SparseTransformer = prompts.model
@@ -157,10 +171,8 @@ class _Pass:
         if target not in self.edges:
             return z
         corrected = []
-        for s, (edges, read, to) in enumerate(
-            zip(self.edges[target], self.kept[source], self.kept[target], strict=True)
-        ):
-            lost = weight.detach()[to][:, read] * (edges - 1)
+        for s, (to, read, mask) in enumerate(self.edges[target]):
+            lost = weight.detach()[to][:, read] * (mask - 1)
             corrected.append(z[s].index_add(1, to, F.linear(x[s][:, read] - value[read], lost)))
         return torch.stack(corrected)
 

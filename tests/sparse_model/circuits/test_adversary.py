@@ -5,7 +5,9 @@ import itertools
 import pytest
 import torch
 
-from sparse_model.circuits.adversary import adversarial_loss, subset_loss, worst_subset
+from sparse_model.circuits.ablation import Ablate
+from sparse_model.circuits.adversary import adversarial_loss, worst_subset
+from sparse_model.circuits.prompts import Prompts
 from sparse_model.circuits.prune import task_loss
 from tests.sparse_model.circuits.conftest import random_keep
 
@@ -48,14 +50,14 @@ def test_among_few_nodes_the_adversary_is_in_the_worst_quarter_of_all_subsets(kn
     ]
     for name, channel in removable:
         keep[name][channel] = False
-    batch = known.train.prompts()
 
     def loss(subset) -> float:
-        masks = {name: torch.zeros_like(mask) for name, mask in keep.items()}
+        left = {name: torch.ones_like(mask) for name, mask in keep.items()}
         for name, channel in subset:
-            masks[name][channel] = True
-        return subset_loss(known.model, masks, known.values, batch)
+            left[name][channel] = False
+        return task_loss(known.model, known.train, Ablate(left, known.values))
 
     tried = [loss(s) for n in range(len(removable) + 1) for s in itertools.combinations(removable, n)]
-    _, worst = worst_subset(known.model, keep, known.values, batch, 8, 0.25, 3, generator)
+    prompts, masks = Prompts(known.model, known.train), {name: mask[None].float() for name, mask in keep.items()}
+    _, worst = worst_subset(prompts, prompts.rows(), masks, known.values, 8, 0.25, 3, generator)
     assert sorted(tried)[3 * len(tried) // 4] < worst <= max(tried) + 1e-6

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from sparse_model.circuits.ablation import Ablate, final_logits
+from sparse_model.circuits.adversary import ablate_subset, ascend
 from sparse_model.circuits.config import PruneConfig
-from sparse_model.circuits.learn import ablate_subset, ascend, learn_masks
+from sparse_model.circuits.learn import learn_masks
 from sparse_model.circuits.masks import NodeMasks
 from sparse_model.circuits.prompts import Prompts
 from sparse_model.tasks.loss import binary_loss

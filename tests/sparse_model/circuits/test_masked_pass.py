@@ -8,7 +8,7 @@ import torch
 from sparse_model import SparseTransformer
 from sparse_model.circuits.ablation import Ablate, final_logits
 from sparse_model.circuits.edges import cut_edges, edge_weights, source_of
-from sparse_model.circuits.masked_pass import answer_differences
+from sparse_model.circuits.masked_pass import EdgeMask, answer_differences
 from sparse_model.circuits.prompts import Prompts
 from sparse_model.nodes import node_locations
 from sparse_model.tasks.loss import logit_difference
@@ -68,9 +68,10 @@ def test_removed_edges_are_those_of_the_cut_model_and_their_gradients_finite_dif
     edges, full = {}, {}
     for target, weight in edge_weights(model).items():
         rows, columns = mask[target].nonzero()[:, 0], mask[source_of(target)].nonzero()[:, 0]
-        edges[target] = [(torch.rand(len(rows), len(columns), generator=generator) < 0.6).float().requires_grad_()]
+        drawn = (torch.rand(len(rows), len(columns), generator=generator) < 0.6).float().requires_grad_()
+        edges[target] = [EdgeMask(rows, columns, drawn)]
         full[target] = torch.ones_like(weight, dtype=torch.bool)
-        full[target][rows[:, None], columns[None]] = edges[target][0] > 0
+        full[target][rows[:, None], columns[None]] = edges[target][0].mask > 0
     prompts = Prompts(model, known.train)
     keep = {name: m[None].float() for name, m in mask.items()}
     found = answer_differences(prompts, prompts.rows(), keep, values, edges)[0]
@@ -78,13 +79,17 @@ def test_removed_edges_are_those_of_the_cut_model_and_their_gradients_finite_dif
     torch.testing.assert_close(found, expected, atol=2e-4, rtol=1e-4)
 
     target = "1.mlp.resid_delta"
-    (gradient,) = torch.autograd.grad(found.sum(), [edges[target][0]])
+    (gradient,) = torch.autograd.grad(found.sum(), [edges[target][0].mask])
     row, column = divmod(int(gradient.abs().argmax()), gradient.shape[1])
     moved = []
     for step in (-1e-2, 1e-2):
-        changed = edges[target][0].detach().clone()
+        changed = edges[target][0].mask.detach().clone()
         changed[row, column] += step
-        moved.append(answer_differences(prompts, prompts.rows(), keep, values, {**edges, target: [changed]}).sum())
+        moved.append(
+            answer_differences(
+                prompts, prompts.rows(), keep, values, {**edges, target: [edges[target][0]._replace(mask=changed)]}
+            ).sum()
+        )
     assert (moved[1] - moved[0]).item() / 2e-2 == pytest.approx(float(gradient[row, column]), rel=0.05)
 
 

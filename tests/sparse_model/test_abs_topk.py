@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparse_model.abs_topk import ROWS_PER_TASK, abs_topk, abs_topk_reference
+from sparse_model.abs_topk import BLOCK, abs_topk, abs_topk_reference
 
 
 @given(st.integers(1, 4), st.integers(1, 12), st.integers(1, 14), st.integers(0, 1000))
@@ -14,13 +14,27 @@ def test_it_equals_the_definition_on_values_full_of_ties(rows: int, width: int, 
     assert torch.equal(abs_topk(x, k), abs_topk_reference(x, k))
 
 
-@pytest.mark.parametrize("rows", [1, ROWS_PER_TASK, ROWS_PER_TASK + 1, 3 * ROWS_PER_TASK])
-def test_rows_split_over_threads_give_the_same_as_one_by_one(rows: int) -> None:
-    x = torch.randn(rows, 33)
-    assert torch.equal(abs_topk(x, 8), torch.stack([abs_topk_reference(row, 8) for row in x]))
+@pytest.mark.parametrize("rows", [0, 1, BLOCK // 512, BLOCK // 512 + 1, 3 * BLOCK // 512])
+def test_rows_split_over_threads_give_the_same_as_the_definition(rows: int) -> None:
+    x = torch.randn(rows, 512)
+    assert torch.equal(abs_topk(x, 8), abs_topk_reference(x, 8))
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_what_is_dropped_is_plus_zero_whatever_it_was(dtype: torch.dtype) -> None:
+    x = torch.tensor([[-0.0, -1.0, torch.inf, 2.0], [torch.nan, -torch.inf, 3.0, -4.0]], dtype=dtype)
+    kept = abs_topk(x, 1)
+    assert kept.isnan().tolist() == [[False] * 4, [True, False, False, False]]
+    assert kept.nan_to_num(posinf=9).tolist() == [[0, 0, 9, 0], [0, 0, 0, 0]]
+    assert not kept.signbit()[:, 1:].any()
+    gradient = torch.full_like(x, -torch.inf)
+    x.requires_grad_()
+    (passed,) = torch.autograd.grad(abs_topk(x, 1), x, gradient)
+    assert torch.equal(passed.isinf(), torch.tensor([[False, False, True, False], [True, False, False, False]]))
+    assert not passed.isnan().any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_exactly_k_channels_of_largest_magnitude_survive_unchanged(dtype: torch.dtype) -> None:
     x = torch.randn(2, 3, 40, dtype=torch.float64).to(dtype)
     kept = abs_topk(x, 10)

@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparse_model import SparseTransformer
-from sparse_model.training.projection import density_report, kept_entries, project, sparse_tensors
+from sparse_model.training.projection import (
+    density_report,
+    kept_entries,
+    kept_entries_reference,
+    project,
+    sparse_tensors,
+)
 
 Make = Callable[..., SparseTransformer]
 
@@ -52,6 +58,48 @@ def test_exactly_k_of_tied_entries_are_kept_and_the_earlier_first(size: int, k: 
     ours = kept_entries(torch.tensor(weight), k, None, 0).numpy()
     assert ours.sum() == min(k, size)
     assert np.array_equal(ours, kept_slowly(weight, k, None, 0))
+
+
+@given(
+    st.integers(1, 6),
+    st.integers(1, 6),
+    st.integers(1, 36),
+    st.sampled_from([None, 0, 1]),
+    st.integers(0, 4),
+    st.sampled_from([torch.float32, torch.bfloat16, torch.float64]),
+    st.integers(0, 500),
+)
+def test_the_path_for_devices_and_the_fast_one_agree_with_the_definition_among_ties(
+    rows: int, columns: int, k: int, axis: int | None, floor: int, dtype: torch.dtype, seed: int
+) -> None:
+    weight = torch.randint(-2, 3, (rows, columns), generator=torch.Generator().manual_seed(seed)).to(dtype)
+    expected = kept_slowly(weight.double().numpy(), k, axis, floor)
+    assert np.array_equal(kept_entries(weight, k, axis, floor).numpy(), expected)
+    assert np.array_equal(kept_entries_reference(weight, k, axis if floor else None, floor).numpy(), expected)
+
+
+@pytest.mark.parametrize("zeros", [0.0, 0.4, 0.9])
+@pytest.mark.parametrize("k", [300, 1000, 3000])
+def test_a_matrix_full_of_zeros_keeps_what_the_definition_keeps(zeros: float, k: int) -> None:
+    weight = torch.randn(64, 128) * (torch.rand(64, 128) >= zeros)
+    for axis in (None, 0, 1):
+        expected = kept_slowly(weight.numpy(), k, axis, 4)
+        assert np.array_equal(kept_entries(weight, k, axis, 4).numpy(), expected)
+
+
+@pytest.mark.parametrize("axis", [None, 0, 1])
+def test_the_path_for_devices_never_reads_a_value_back(axis: int | None) -> None:
+    weight = torch.empty(48, 64, device="meta")  # has no values: reading one raises
+    assert kept_entries(weight, 100, axis, 4).device.type == "meta"
+    with pytest.raises(RuntimeError):
+        weight.sum().item()
+
+
+def test_autograd_sees_that_projection_changed_the_weights(tiny_sparse: Make) -> None:
+    tensors = sparse_tensors(tiny_sparse())
+    versions = [tensor.parameter._version for tensor in tensors]
+    project(tensors, 0.1, 4)
+    assert all(tensor.parameter._version > version for tensor, version in zip(tensors, versions, strict=True))
 
 
 @pytest.mark.parametrize("density", [0.5, 0.1, 0.01])

@@ -1,0 +1,62 @@
+"""What every benchmark here shares: turns that interleave what is compared, and a line about the machine."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+Seconds = dict[str, list[float]]
+
+
+def interleave(runs: Mapping[str, Callable[[], object]], repeats: int, warm_up: int = 2) -> tuple[Seconds, Seconds]:
+    """Wall and processor seconds of every run, `repeats` turns each, so that a change of load hits them all.
+
+    Processor seconds add up all threads of this process; other people's work on the machine does not enter them.
+    """
+    wall: Seconds = {name: [] for name in runs}
+    cpu: Seconds = {name: [] for name in runs}
+    for turn in range(-warm_up, repeats):
+        for name, run in runs.items():
+            started, used = time.perf_counter(), time.process_time()
+            run()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if turn >= 0:
+                wall[name].append(time.perf_counter() - started)
+                cpu[name].append(time.process_time() - used)
+    return wall, cpu
+
+
+def ratio(seconds: Seconds, above: str, below: str) -> float:
+    """Median over the turns of seconds(above) / seconds(below)."""
+    return statistics.median(a / b for a, b in zip(seconds[above], seconds[below], strict=True))
+
+
+def milliseconds(seconds: Seconds) -> dict[str, float]:
+    """Median of each run, in ms."""
+    return {name: round(1e3 * statistics.median(values), 3) for name, values in seconds.items()}
+
+
+def copy_bandwidth(megabytes: int = 256) -> float:
+    """Bytes read and written per second by a large copy, GB/s: what memory gives to work without reuse."""
+    source = torch.ones(megabytes * 2**18)
+    target = torch.empty_like(source)
+    wall, _ = interleave({"copy": lambda: target.copy_(source)}, repeats=5)
+    return 2 * source.nbytes / min(wall["copy"]) / 1e9
+
+
+def machine() -> dict[str, str | int]:
+    """Processor, threads and version that the figures belong to."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    found: dict[str, str | int] = {
+        "cpu": names[0] if names else "unknown",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    return found

@@ -1,4 +1,4 @@
-"""`sparsebridge circuit`: prune a circuit out of a sparse model, evaluate it, show it."""
+"""`sparsebridge circuit`: prune a circuit out of a sparse model, tune the pruner, evaluate a circuit, show it."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,7 +26,7 @@ PairsOption = Annotated[
 
 @app.callback()
 def group() -> None:
-    """Prune a circuit out of a sparse model, evaluate it, show it."""
+    """Prune a circuit out of a sparse model, tune the pruner, evaluate a circuit, show it."""
 
 
 @app.command()
@@ -70,6 +70,45 @@ def prune(
     circuit.save(out, overwrite)
     say(f"circuit written to {out}")
     show_evaluation(circuit.task, evaluation, as_json)
+
+
+@app.command()
+@with_settings(prune=PruneConfig)
+def tune(
+    model: ModelArgument,
+    prune: PruneConfig,
+    task: Annotated[
+        list[str],
+        typer.Option("--task", help="a task to tune on; repeatable, easiest to tell apart first", show_default=False),
+    ],
+    study: Annotated[str, typer.Option("--study", help="name; an existing study of this name is added to")] = "prune",
+    storage: Annotated[
+        str, typer.Option("--storage", help="Optuna storage URL; workers that share it share the study")
+    ] = "sqlite:///sparsebridge-tune.db",
+    trials: Annotated[int, typer.Option("--trials", min=0, help="trials this worker adds; 0: only show the best")] = 20,
+    corpus: CorpusText = None,
+    blocks: Annotated[int, typer.Option("--blocks", min=1, help="text blocks the ablation means are taken over")] = 64,
+    evaluate_pairs: PairsOption = 64,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Search settings whose circuits have the fewest edges at the target loss; print the best as TOML for --config.
+
+    Run it again, or on several machines at once with the same --study and --storage, to add trials.
+
+    Example: sparsebridge circuit tune runs/bridge --task for_while --task closing_quote --trials 30 > best.toml
+    """
+    from cli.loading import load_sparse, load_tokenizer, text_blocks
+    from cli.tuning import run_study, show_study
+    from sparse_model.circuits.ablation import ablation_values
+
+    sparse, tokenizer = load_sparse(model, check_device(device)), load_tokenizer(model)
+    sparse.requires_grad_(False)
+    values = ablation_values(
+        sparse, text_blocks(tokenizer, "train", blocks, sparse.config.block_size, corpus), prune.ablation
+    )
+    found = run_study(sparse, tokenizer, values, prune, task, study, storage, trials, evaluate_pairs, device)
+    show_study(found, prune, as_json)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from cli.demo import BUNDLED
 from sparse_model.circuits.circuit import Circuit
+from sparse_model.circuits.config import PruneConfig
 from sparse_model.nodes import Node
 
 BRIDGE = BUNDLED / "bridge"
@@ -21,7 +23,6 @@ def files(folder: Path) -> list[str]:
 
 def test_prune_writes_a_circuit_that_reaches_its_target_on_the_deciding_pairs(bundled_circuit: Path) -> None:
     from bridges.artefact import load_bridge
-    from sparse_model.circuits.config import PruneConfig
     from sparse_model.circuits.prune import worst_loss
     from sparse_model.tasks import find_task
     from sparse_model.tasks.token_pairs import tokenise_pairs
@@ -128,3 +129,17 @@ def test_a_circuit_of_another_model_or_cut_short_is_refused(
     ran = cli("circuit", "show", tmp_path / "c", "--model", BRIDGE)
     assert (ran.code, ran.err.count("\n")) == (2, 1)
     assert "truncated" in ran.err
+
+
+def test_tune_prints_settings_that_prune_reads(cli: Callable, tmp_path: Path) -> None:
+    quick = ("--steps", "4", "--edge-steps", "0", "--pairs", "16", "--batch-pairs", "4", "--blocks", "2")
+    study = ("--task", "for_while", "--storage", f"sqlite:///{tmp_path / 'tune.db'}", "--evaluate-pairs", "8")
+    ran = cli("circuit", "tune", BRIDGE, *study, *quick, "--trials", "1")
+    assert ran.code == 0, ran.err
+    found = cli("circuit", "tune", BRIDGE, *study, *quick, "--trials", "0", "--json").json
+    assert found["completed"] == 1
+    assert found["edges"] == found["first_edges"] > 0
+    assert PruneConfig.from_mapping(tomllib.loads(ran.out)["prune"]).to_json() == found["settings"]
+    refused = cli("circuit", "tune", BRIDGE, "--task", "swap", *study[2:], *quick, "--trials", "1")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "choose another --study" in refused.err

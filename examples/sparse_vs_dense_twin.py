@@ -1,0 +1,84 @@
+"""Is a 2 %-dense model better than a dense one with as many nonzero weights, after equally many tokens?
+
+    python examples/sparse_vs_dense_twin.py --corpus runs/corpus --out runs/twin [--into docs/training.md]
+
+First each arm gets its own settings from a small sweep of short runs on one seed (the dense twin also without
+AbsTopK, which the comparison does not owe it); then both train with three other seeds. Runs that are done are read, so
+the command can be stopped and given again. `OUT/result.json` holds every figure.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from sparse_model.artefacts import write_json
+from sparse_model.corpus.corpus import Corpus
+from sparse_model.experiments.arms import Arm, run_arm
+from sparse_model.experiments.paired import paired_difference
+from sparse_model.experiments.twin import dense_twin
+from sparse_model.shape import SparseShape
+from sparse_model.training.config import TrainConfig
+
+DENSITY, SWEEP_SEED, SEEDS = 0.02, 0, (1, 2, 3)
+SHAPE = SparseShape(d_model=256, n_layer=2, position="added")
+TRAIN = TrainConfig(
+    steps=900, batch_size=16, gradient_rms="normalise", density=DENSITY, checkpoint_every=150, keep_checkpoints=1
+)
+SWEEP_STEPS = 200
+SWEEP: dict[str, list[dict[str, Any]]] = {
+    "sparse": [
+        {"lr": lr, "anneal_shape": shape} for shape in ("linear", "exponential") for lr in (0.005, 0.01, 0.02)
+    ],
+    "dense": [{"lr": lr, "topk_fraction": k} for k in (0.25, None) for lr in (0.005, 0.01, 0.02, 0.04)],
+}
+
+
+def arms(data: Corpus, name: str, choice: dict[str, Any], steps: int) -> Arm:
+    """The arm `name` with the settings of one sweep point."""
+    train = TRAIN.model_copy(update={"steps": steps, **{k: v for k, v in choice.items() if k != "topk_fraction"}})
+    shape = SHAPE
+    if name == "dense":
+        twin = dense_twin(SHAPE, data.vocab_size, data.block_length, DENSITY, TRAIN.floor)
+        shape = twin.model_copy(update={"topk_fraction": choice["topk_fraction"]})
+        train = train.model_copy(update={"density": 1.0})
+    return Arm(name=name, shape=shape, train=train)
+
+
+def run(data: Corpus, out: Path) -> dict[str, Any]:
+    """Sweep, choose, train three seeds per arm, compare."""
+    sweep: dict[str, list[dict[str, Any]]] = {}
+    chosen = {}
+    for name, choices in SWEEP.items():
+        sweep[name] = []
+        for number, choice in enumerate(choices):
+            found = run_arm(arms(data, name, choice, SWEEP_STEPS), SWEEP_SEED, data, out / "sweep" / str(number))
+            sweep[name].append({**choice, "cross_entropy": found["cross_entropy"]["mixture"]})
+        best = min(range(len(choices)), key=lambda i: sweep[name][i]["cross_entropy"])
+        chosen[name] = choices[best]
+    result: dict[str, Any] = {"sweep_steps": SWEEP_STEPS, "sweep": sweep, "chosen": chosen, "runs": {}}
+    for seed in SEEDS:
+        for name in SWEEP:
+            found = run_arm(arms(data, name, chosen[name], TRAIN.steps), seed, data, out)
+            result["runs"].setdefault(name, []).append(found)
+            write_json(out / "result.json", result)
+    result["difference"] = {
+        source: paired_difference(*([r["cross_entropy"][source] for r in result["runs"][n]] for n in SWEEP))
+        for source in result["runs"]["sparse"][0]["cross_entropy"]
+    }
+    write_json(out / "result.json", result)
+    return result
+
+
+def main() -> None:
+    """Parse the command line, run, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    result = run(Corpus.load(arguments.corpus), arguments.out)
+    print(json.dumps(result["difference"], indent=1))
+
+
+if __name__ == "__main__":
+    main()

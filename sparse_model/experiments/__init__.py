@@ -1,0 +1,1 @@
+"""Experiments: the same training repeated under settings that differ in one thing, compared over equal seeds."""

@@ -1,0 +1,109 @@
+"""One arm of an experiment: a shape and a training run, made once per seed and measured on held-out text.
+
+`FOLDER/NAME-seed0/` holds the trained model and `outcome.json`. A finished run is read, not repeated; an unfinished
+one goes on where it stopped; one made with other settings is refused.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sparse_model.artefacts import read_json, write_json
+from sparse_model.census import take_census
+from sparse_model.corpus.corpus import Corpus
+from sparse_model.evaluation import sequence_losses
+from sparse_model.model import SparseTransformer
+from sparse_model.settings import Settings, UserError
+from sparse_model.shape import SparseShape
+from sparse_model.training.batches import Batches
+from sparse_model.training.config import TrainConfig
+from sparse_model.training.objective import LanguageModelling
+from sparse_model.training.run import train_artefact
+
+OUTCOME = "outcome.json"
+
+
+class Arm(Settings):
+    """A name, a shape and how it is trained; the seed is given per run."""
+
+    name: str
+    shape: SparseShape
+    train: TrainConfig
+
+    def folder(self, experiment: Path, seed: int) -> Path:
+        """Where the run with this seed lives."""
+        return Path(experiment) / f"{self.name}-seed{seed}"
+
+
+def run_arm(
+    arm: Arm, seed: int, data: Corpus, experiment: Path, held_out_blocks: int = 256, device: str = "cpu"
+) -> dict[str, Any]:
+    """Train and measure one arm with one seed, or read what an earlier call found.
+
+    Args:
+        held_out_blocks: blocks per source the cross-entropy is taken over.
+
+    Returns:
+        `cross_entropy` (nats per token by source, and `mixture`: sources weighted as in training), `parameters`,
+        `nonzero`, `density`, `dead` (fractions of neurons, QK and V channels), `tokens` seen, and the settings.
+
+    Raises:
+        UserError: the folder holds a run with other settings.
+    """
+    folder, train = arm.folder(experiment, seed), arm.train.model_copy(update={"seed": seed})
+    settings = {"shape": arm.shape.to_json(), "train": train.to_json(), "corpus": data.fingerprint}
+    if (folder / OUTCOME).is_file():
+        found = read_json(folder, OUTCOME, "experiment", ("settings", "cross_entropy"))
+        if found["settings"] != settings:
+            raise UserError(f"{folder}: holds a run with other settings; choose another --out or remove it")
+        return found
+    if not folder.exists():
+        _train(arm.shape, train, data, folder, device)
+    model = SparseTransformer.from_pretrained(folder).to(device)
+    outcome = {
+        "name": arm.name,
+        "seed": seed,
+        **measure(model, data, held_out_blocks),
+        "tokens": train.steps * train.batch_size * data.block_length,
+        "settings": settings,
+    }
+    write_json(folder / OUTCOME, outcome)
+    return outcome
+
+
+def measure(model: SparseTransformer, data: Corpus, held_out_blocks: int) -> dict[str, Any]:
+    """Held-out cross-entropy by source and as a mixture, and the census of the weights."""
+    losses = {name: float(sequence_losses(model, b[:held_out_blocks]).mean()) for name, b in data.held_out.items()}
+    weights = {name: float(data.description["sources"][name]["weight"]) for name in losses}
+    losses["mixture"] = sum(weights[name] * losses[name] for name in weights) / sum(weights.values())
+    census = take_census(model)
+    return {
+        "cross_entropy": losses,
+        "parameters": census.parameters,
+        "nonzero": census.nonzero,
+        "density": census.density,
+        "dead": {
+            "neurons": sum(x.dead_neurons for x in census.layers) / sum(x.neurons for x in census.layers),
+            "qk": sum(x.dead_qk for x in census.layers) / sum(x.channels for x in census.layers),
+            "v": sum(x.dead_v for x in census.layers) / sum(x.channels for x in census.layers),
+        },
+    }
+
+
+def _train(shape: SparseShape, train: TrainConfig, data: Corpus, out: Path, device: str) -> None:
+    torch.manual_seed(train.seed)
+    model = SparseTransformer(shape.config(data.vocab_size, data.block_length)).to(device)
+
+    def write(folder: Path) -> None:
+        model.save_pretrained(folder)
+        data.tokenizer.save_pretrained(folder)
+
+    train_artefact(
+        out,
+        LanguageModelling(model, projected=model),
+        Batches(data.train, train.batch_size, train.seed),
+        train,
+        {"shape": shape.to_json(), "corpus": data.fingerprint},
+        write,
+    )

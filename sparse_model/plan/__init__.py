@@ -1,0 +1,1 @@
+"""What a training run will cost, from formulas: parameters, nonzeros, memory, FLOPs, hours and bytes on disk."""

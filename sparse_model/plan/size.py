@@ -1,0 +1,42 @@
+"""How many parameters a sparse model has, and how many of them are nonzero once density has reached its target."""
+
+from dataclasses import dataclass
+
+import torch
+
+from sparse_model.config import SparseConfig
+from sparse_model.model import SparseTransformer
+from sparse_model.training.projection import sparse_tensors
+
+
+@dataclass(frozen=True)
+class Size:
+    """Counts of entries."""
+
+    parameters: int
+    nonzero: int
+    """at the target density"""
+    projected: int
+    """entries of the tensors that are kept sparse"""
+
+
+def model_size(config: SparseConfig, density: float, floor: int) -> Size:
+    """Exact counts: the model is built without storage, and the projection's own rule applied to each tensor's shape.
+
+    Every projected tensor keeps round(density · entries), at least one and at least its floors; everything else
+    (norm gains, sinks, bigram tables) stays dense. A kept entry that training leaves at exactly zero counts as kept.
+    """
+    with torch.device("meta"):
+        model = SparseTransformer(config)
+    parameters = sum(p.numel() for p in model.parameters())
+    projected = kept = 0
+    for tensor in sparse_tensors(model):
+        entries, keep = tensor.parameter.numel(), 0
+        if density < 1:
+            keep = max(1, round(density * entries))
+            if tensor.floor_axis is not None and floor:
+                length = tensor.parameter.shape[tensor.floor_axis]
+                keep = max(keep, min(floor, length) * (entries // length))
+        projected += entries
+        kept += keep if density < 1 else entries
+    return Size(parameters, parameters - projected + kept, projected)

@@ -21,6 +21,7 @@ COMMANDS = {
     "dense": "Train a small Hugging Face model; prove the adapter on any other.",
     "bridge": "Train and evaluate bridges to a Hugging Face model.",
     "edit": "Map circuits to dense edits; validate, apply and bake them.",
+    "plan": "Parameters, memory, FLOPs and hours of a training run before it starts.",
     "report": "A self-contained HTML page from any artefact.",
 }
 OUR_PACKAGES = {"bridges", "sparse_model", "dense_adapters", "cli"}

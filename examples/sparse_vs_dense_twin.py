@@ -27,10 +27,12 @@ TRAIN = TrainConfig(
 )
 SWEEP_STEPS = 200
 SWEEP: dict[str, list[dict[str, Any]]] = {
-    "sparse": [
-        {"lr": lr, "anneal_shape": shape} for shape in ("linear", "exponential") for lr in (0.005, 0.01, 0.02)
+    "sparse": [{"lr": lr, "anneal_shape": shape} for shape in ("linear", "exponential") for lr in (0.005, 0.01, 0.02)],
+    "dense": [
+        *({"lr": lr, "topk_fraction": k} for k in (0.25, None) for lr in (0.005, 0.01, 0.02, 0.04)),
+        {"lr": 0.08, "topk_fraction": 0.25},
+        *({"lr": lr, "eps": 1e-8, "topk_fraction": k} for k in (0.25, None) for lr in (0.003, 0.01, 0.03)),
     ],
-    "dense": [{"lr": lr, "topk_fraction": k} for k in (0.25, None) for lr in (0.005, 0.01, 0.02, 0.04)],
 }
 
 

@@ -1,0 +1,140 @@
+"""The work and memory of a run with bridges, per token, term by term as `bridges.objective` computes them.
+
+The dense model is built from its config without storage: its matrices are counted, and one pass without values says what
+autograd would keep. A layer of the dense model counts as two sublayers of equal cost.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from bridges.losses import CHUNK_ELEMENTS
+from bridges.objective import BridgeConfig
+from sparse_model.config import SparseConfig
+from sparse_model.plan.flops import Work, attention_work, mlp_work, model_work, unembedding_work
+from sparse_model.plan.memory import FULL, attention_bytes, head_bytes, mlp_bytes, trunk_bytes, widest_bytes
+from sparse_model.plan.plan import Workload
+from sparse_model.plan.size import model_size
+from sparse_model.settings import UserError
+from sparse_model.training.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class DenseShape:
+    """What planning needs of a dense model; work and bytes are per token."""
+
+    d_model: int
+    n_layer: int
+    vocab_size: int
+    parameters: int
+    layer: Work
+    layer_bytes: int
+    """kept by autograd where only the inputs need gradients"""
+
+
+def dense_shape(name: str, length: int) -> DenseShape:
+    """Read a Hugging Face config (folder or id) and build the model without values.
+
+    Raises:
+        UserError: there is no config, or no causal language model is made from it.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(name)
+        with FakeTensorMode():
+            model = AutoModelForCausalLM.from_config(config).requires_grad_(False)
+            kept = _kept(model, config.get_text_config().hidden_size, length)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(
+            f"{name}: holds no config of a causal language model ({reason}); pass its folder or id"
+        ) from None
+    text: Any = config.get_text_config()
+    head = model.get_output_embeddings().weight
+    tables = {m.weight for m in model.modules() if isinstance(m, torch.nn.Embedding)}
+    matrices = sum(p.numel() for p in model.parameters() if p.dim() == 2 and p is not head and p not in tables)
+    heads = text.num_attention_heads
+    width = heads * (getattr(text, "head_dim", None) or text.hidden_size // heads)
+    L = text.num_hidden_layers
+    return DenseShape(
+        text.hidden_size,
+        L,
+        text.vocab_size,
+        sum(p.numel() for p in model.parameters()),
+        Work(2 * matrices / L, 4 * length * width),
+        kept // L,
+    )
+
+
+def bridged_workload(config: SparseConfig, dense: DenseShape, bridge: BridgeConfig, train: TrainConfig) -> Workload:
+    """A sparse model with bridges to `dense`, on sequences of `config.block_size` tokens.
+
+    FLOPs are the mean over the random choice of crossings, bytes its worst case.
+
+    Raises:
+        UserError: the sparse model has more layers than the dense one.
+    """
+    if config.n_layer > dense.n_layer:
+        raise UserError(
+            f"the sparse model has {config.n_layer} layers, the dense one {dense.n_layer}; lower --sparse-n-layer"
+        )
+    S, D, V, T = config.d_model, dense.d_model, dense.vocab_size, config.block_size
+    pieces = 2 * config.n_layer if config.n_layer == dense.n_layer else config.n_layer
+    sites = pieces + 1
+    chosen = sites if bridge.crossings in (0, *range(sites, bridge.crossings + 1)) else bridge.crossings
+    to_sparse, to_dense = bool(bridge.dense_to_sparse), bool(bridge.sparse_to_dense)
+    layer = attention_work(config, T) + mlp_work(config)
+    sparse_head, dense_head = unembedding_work(config), Work(2 * D * V)
+    mean_tail = chosen * (sites - 1) / 2 / pieces  # in whole models, over all chosen sites
+    batch = train.batch_size // train.accumulate
+    again = batch * V * T > CHUNK_ELEMENTS  # logits are made in pieces, and again in the backward pass
+
+    step = model_work(config, T).step  # next-token cross-entropy
+    step += (dense.layer * dense.n_layer + dense_head).forward  # target
+    step += _kl_step(sparse_head, dense_head, again, frozen=False)
+    step += sites * 2 * D * S * (2 + 3)  # encoders need no gradient of their input, decoders do
+    if to_sparse:
+        step += mean_tail * (layer * config.n_layer).step
+        step += chosen * _kl_step(sparse_head, dense_head, again, frozen=False)
+    if to_dense:
+        step += mean_tail * (dense.layer * dense.n_layer).step_frozen
+        step += chosen * _kl_step(dense_head, dense_head, again, frozen=True)
+
+    longest = sum(sorted(range(sites), reverse=True)[:chosen]) / pieces
+    kl = 0 if again else 3 * FULL * V
+    kept = trunk_bytes(config, T, False) + head_bytes(config) + widest_bytes(config)
+    kept += FULL * V + FULL * 3 * S + kl + sites * (FULL * (2 * S + 3 * D) + S)
+    if to_sparse:
+        kept += int(longest * config.n_layer * (attention_bytes(config, T, False) + mlp_bytes(config, False)))
+        kept += chosen * (3 * FULL * S + kl)
+    if to_dense:
+        kept += int(longest * dense.n_layer * dense.layer_bytes) + chosen * (3 * FULL * D + kl)
+    parameters = sites * (2 * D * S + S + D)
+    size = model_size(config, train.density, train.floor)
+    return Workload(size, parameters, dense.parameters, model_work(config, T).forward, step, kept)
+
+
+def _kl_step(head: Work, target: Work, again: bool, frozen: bool) -> float:
+    """One KL of a stream: its unembedding, and where pieces are made again, that and the target once more each."""
+    return (head.step_frozen if frozen else head.step) + (head.forward + 2 * target.forward if again else 0)
+
+
+def _kept(model: Any, d_model: int, length: int) -> int:
+    """Bytes per token that a forward pass keeps for gradients of the inputs, unembedding left out."""
+    stream = torch.empty(1, length, d_model, requires_grad=True)
+    own = {p.untyped_storage()._cdata for p in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        body: torch.nn.Module = model.base_model
+        body(inputs_embeds=stream, use_cache=False)
+    return sum(storage.nbytes() for storage in kept.values()) // length

@@ -1,0 +1,140 @@
+"""`sparsebridge plan`: what a training run needs, before it starts."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bridges.objective import BridgeConfig
+from cli.options import Json, check_device, with_settings
+from cli.output import print_json, print_table, say
+from sparse_model.shape import SparseShape
+from sparse_model.training.config import TrainConfig
+
+app = typer.Typer(rich_markup_mode=None, help=__doc__)
+MEASURED_STEPS = 5
+
+
+@app.command()
+@with_settings(train=TrainConfig, bridge=BridgeConfig, sparse=SparseShape)
+def plan(
+    train: TrainConfig,
+    bridge: BridgeConfig,
+    sparse: SparseShape,
+    dense: Annotated[
+        str | None, typer.Option("--dense", help="Hugging Face id or folder; unset: a sparse model without bridges")
+    ] = None,
+    corpus: Annotated[
+        Path | None, typer.Option("--corpus", help="a corpus folder; unset: --vocab-size and --block-length")
+    ] = None,
+    vocab_size: Annotated[
+        int, typer.Option("--vocab-size", min=1, help="tokens V; the dense model's own where there is one")
+    ] = 1024,
+    block_length: Annotated[int, typer.Option("--block-length", min=2, help="tokens per sequence T")] = 128,
+    on: Annotated[
+        str, typer.Option("--on", help="cpu (this machine), l4, rtx4090, a100-40, a100-80, h100, h200")
+    ] = "cpu",
+    devices: Annotated[int, typer.Option("--devices", min=1, help="how many of them share a step's sequences")] = 1,
+    utilisation: Annotated[
+        float | None,
+        typer.Option(
+            "--utilisation", min=0.001, max=1, help="share of the peak rate reached; unset: 0.3, an assumption"
+        ),
+    ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="run a few real steps here and take the hours from them")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Parameters, memory, FLOPs, hours and bytes on disk of `sparse train`, or with --dense of `bridge train`.
+
+    Takes the same settings and the same --config.
+
+    Example: sparsebridge plan --sparse-d-model 2048 --sparse-n-layer 8 --density 0.01 --steps 100000 --on h100 --devices 8
+    """
+    from bridges.plan import bridged_workload, dense_shape
+    from sparse_model.corpus.corpus import Corpus
+    from sparse_model.plan.hardware import ASSUMED_UTILISATION, find_device
+    from sparse_model.plan.plan import make_plan, sparse_workload
+
+    if corpus is not None:
+        data = Corpus.load(corpus)
+        vocab_size, block_length = data.vocab_size, data.block_length
+    device = find_device(on)
+    if dense is None:
+        config = sparse.config(vocab_size, block_length, None if sparse.leak else 0)
+        workload = sparse_workload(config, train)
+    else:
+        shape = dense_shape(dense, block_length)
+        config = sparse.config(shape.vocab_size, block_length)
+        workload = bridged_workload(config, shape, bridge, train)
+    arguments = (workload, train, block_length, device, devices, utilisation or ASSUMED_UTILISATION)
+    found = make_plan(*arguments)
+    if measure:
+        say(f"running {MEASURED_STEPS} steps")
+        place = check_device("cpu" if on == "cpu" else "cuda")
+        share = train.model_copy(update={"batch_size": train.batch_size // devices})
+        seconds = _measure(config, dense, bridge, share, block_length, place)
+        found = make_plan(*arguments, seconds_per_step=seconds)
+    if as_json:
+        print_json(found.to_json())
+        return
+    _show(found.to_json(), assumed=utilisation is None and not measure)
+
+
+def _measure(
+    config: Any, dense: str | None, bridge: BridgeConfig, train: TrainConfig, block_length: int, device: str
+) -> float:
+    """Seconds of one optimiser step of one process."""
+    import torch
+
+    from sparse_model.model import SparseTransformer
+    from sparse_model.plan.measure import seconds_per_step
+    from sparse_model.training.objective import LanguageModelling
+
+    torch.manual_seed(train.seed)
+    model = SparseTransformer(config).to(device)
+    objective: torch.nn.Module = LanguageModelling(model, projected=model)
+    if dense is not None:
+        from bridges.alignment import align
+        from bridges.bridge import Bridge
+        from bridges.objective import BridgedObjective
+        from cli.loading import load_stack
+
+        stack, _ = load_stack(dense, device)
+        pair = Bridge(align(model, stack), model.d_model, stack.d_model, bridge.topk_fraction, train.seed).to(device)
+        objective = BridgedObjective(model, stack, pair, bridge)
+    return seconds_per_step(objective, train, config.vocab_size, block_length, MEASURED_STEPS)
+
+
+def _show(found: dict[str, Any], assumed: bool) -> None:
+    memory, flops, disk = found["memory_bytes"], found["flops_per_token"], found["disk_bytes"]
+    parts = ("weights", "gradients", "moments", "activations", "casts", "buckets")
+    where = f"{found['devices']} × {found['device']}"
+    rows = [
+        ["sparse parameters", f"{found['parameters']:,}"],
+        ["… nonzero at the end", f"{found['nonzero']:,}"],
+        *([["bridge parameters", f"{found['bridge_parameters']:,}"]] if found["bridge_parameters"] else []),
+        *([["frozen dense parameters", f"{found['frozen_parameters']:,}"]] if found["frozen_parameters"] else []),
+        *([[f"memory: {name}", _bytes(memory[name])] for name in parts if memory[name]]),
+        ["memory per device, peak", f"{_bytes(memory['peak'])} of {_bytes(found['device_memory_bytes'])}"],
+        ["FLOPs per token, forward", f"{flops['forward']:.3g}"],
+        ["FLOPs per token, step", f"{flops['step']:.3g}"],
+        ["tokens", f"{found['tokens']:,}"],
+        [f"hours on {where}", f"{found['hours']:.3g}"],
+        ["disk: model", _bytes(disk["model"])],
+        ["disk: checkpoints", _bytes(disk["checkpoints"])],
+    ]
+    share = f"{found['utilisation']:.0%} of {found['peak_flops'] / 1e12:.3g} TFLOP/s"
+    note = f"hours at {share}, " + ("an assumption; --measure replaces it" if assumed else "as given or measured")
+    if not found["fits"]:
+        note += "; does NOT fit: lower --batch-size or raise --accumulate"
+    print_table("plan", ("", "needs"), rows, note)
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"

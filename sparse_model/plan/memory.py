@@ -1,0 +1,99 @@
+"""Memory of one training process, in bytes, from what the optimiser holds and what autograd keeps for the backward pass.
+
+Kept per token (R read channels, A = H·K; 4 bytes each, 2 where autocast makes them bfloat16, 1 for AbsTopK's masks):
+
+    attention   norm 2·S, masked input R, queries, keys, values and output 4·A, softmax H   masks R + 3·A + S
+    MLP         norm 2·S, masked input R, before and after the nonlinearity 2·N             masks R + N + S
+    head        norm 2·S, its output S, log-probabilities V
+
+The peak is either where the backward pass starts (all of that, and two more rows of the widest tensor) or where it ends
+(all gradients). `bf16` adds the cached copies of the weights.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sparse_model.config import SparseConfig
+
+FULL, HALF, MASK = 4, 2, 1
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes per device."""
+
+    weights: int
+    gradients: int
+    moments: int
+    activations: int
+    """kept by autograd and the widest temporaries beside them, where the backward pass starts"""
+    casts: int = 0
+    """bfloat16 copies of the weights"""
+    buckets: int = 0
+    """gradients once more, as several processes exchange them"""
+
+    @property
+    def peak(self) -> int:
+        """Gradients grow while activations shrink, so the larger of the two counts."""
+        resting = self.weights + self.moments + self.casts + self.buckets
+        return resting + max(self.activations, self.gradients)
+
+    def to_json(self) -> dict[str, Any]:
+        """Fields and `peak`."""
+        return {**self.__dict__, "peak": self.peak}
+
+
+def attention_bytes(config: SparseConfig, length: int, half: bool) -> int:
+    """Kept per token by one attention sublayer."""
+    element = HALF if half else FULL
+    kept = 2 * FULL * config.d_model + element * (config.d_read + 4 * config.d_attn) + FULL * (config.n_head + 1)
+    if config.attention_sink or config.document_token is not None:
+        kept += element * length  # the additive mask
+    masks = _masks(config, attn_in=config.d_read, attn_out=config.d_model)
+    return kept + masks + _masks(config, **dict.fromkeys(("attn_q", "attn_k", "attn_v"), config.d_attn))
+
+
+def mlp_bytes(config: SparseConfig, half: bool) -> int:
+    """Kept per token by one MLP sublayer."""
+    element = HALF if half else FULL
+    kept = 2 * FULL * config.d_model + element * (config.d_read + 2 * config.d_mlp) + FULL
+    return kept + _masks(config, mlp_in=config.d_read, mlp_neuron=config.d_mlp, mlp_out=config.d_model)
+
+
+def head_bytes(config: SparseConfig) -> int:
+    """Kept per token by the final norm, the unembedding and the cross-entropy."""
+    return FULL * (3 * config.d_model + 1 + config.vocab_size)
+
+
+def trunk_bytes(config: SparseConfig, length: int, half: bool) -> int:
+    """Kept per token by all sublayers."""
+    return config.n_layer * (attention_bytes(config, length, half) + mlp_bytes(config, half))
+
+
+def widest_bytes(config: SparseConfig) -> int:
+    """Temporaries per token at the start of the backward pass."""
+    return 2 * FULL * max(config.vocab_size, config.d_mlp)
+
+
+def training_memory(
+    parameters: int, per_token: int, micro_batch_tokens: int, half: bool, devices: int, frozen: int = 0
+) -> Memory:
+    """What one device holds.
+
+    Args:
+        parameters: entries that train (weights, gradients and both moments stay whole on every device, in fp32).
+        per_token: bytes of activations per token of a micro-batch.
+        frozen: entries that are only looked at.
+    """
+    return Memory(
+        weights=FULL * (parameters + frozen),
+        gradients=FULL * parameters,
+        moments=2 * FULL * parameters,
+        activations=per_token * micro_batch_tokens,
+        casts=HALF * (parameters + frozen) if half else 0,
+        buckets=FULL * parameters if devices > 1 else 0,
+    )
+
+
+def _masks(config: SparseConfig, **widths: int) -> int:
+    return sum(MASK * width for location, width in widths.items() if config.topk(location, width) is not None)

@@ -1,0 +1,143 @@
+"""The plan of a run: everything it will need, before it starts.
+
+A `Workload` is what differs between a sparse model by itself (`sparse_workload`) and one with bridges
+(`bridges.plan.bridged_workload`); `make_plan` turns it into memory, tokens, hours and bytes on disk.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sparse_model.config import SparseConfig
+from sparse_model.packed import PACK_BELOW
+from sparse_model.plan.flops import model_work
+from sparse_model.plan.hardware import Device
+from sparse_model.plan.memory import FULL, Memory, head_bytes, training_memory, trunk_bytes, widest_bytes
+from sparse_model.plan.size import Size, model_size
+from sparse_model.settings import UserError
+from sparse_model.training.config import TrainConfig
+
+PACKED_ENTRY = 8
+"""Bytes of a stored nonzero: value and place."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One kind of run."""
+
+    size: Size
+    """of the sparse model"""
+    extra_parameters: int
+    """that train beside it (bridges)"""
+    frozen_parameters: int
+    forward_flops: float
+    """of the sparse model, per token"""
+    step_flops: float
+    """of everything a step does, per token"""
+    bytes_per_token: int
+    """of activations at the peak"""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run needs; `to_json` has the keys."""
+
+    workload: Workload
+    memory: Memory
+    tokens: int
+    tokens_per_step: int
+    hours: float
+    device: Device
+    devices: int
+    utilisation: float
+    precision: str
+    model_bytes: int
+    checkpoint_bytes: int
+    measured_seconds: float | None = None
+    """of one step, where a few were run"""
+
+    def to_json(self) -> dict[str, Any]:
+        """Counts, bytes, FLOPs per token, hours."""
+        work = self.workload
+        return {
+            "parameters": work.size.parameters,
+            "nonzero": work.size.nonzero,
+            "bridge_parameters": work.extra_parameters,
+            "frozen_parameters": work.frozen_parameters,
+            "memory_bytes": self.memory.to_json(),
+            "fits": self.memory.peak <= self.device.memory,
+            "flops_per_token": {"forward": work.forward_flops, "step": work.step_flops},
+            "tokens": self.tokens,
+            "tokens_per_step": self.tokens_per_step,
+            "hours": self.hours,
+            "device": self.device.name,
+            "device_memory_bytes": self.device.memory,
+            "devices": self.devices,
+            "peak_flops": self.device.peak(self.precision),
+            "utilisation": self.utilisation,
+            "measured_seconds_per_step": self.measured_seconds,
+            "disk_bytes": {"model": self.model_bytes, "checkpoints": self.checkpoint_bytes},
+        }
+
+
+def sparse_workload(config: SparseConfig, train: TrainConfig) -> Workload:
+    """A sparse model trained on its own, on sequences of `config.block_size` tokens."""
+    work, half = model_work(config, config.block_size), train.precision == "bf16"
+    per_token = trunk_bytes(config, config.block_size, half) + head_bytes(config) + widest_bytes(config)
+    size = model_size(config, train.density, train.floor)
+    return Workload(size, 0, 0, work.forward, work.step, per_token)
+
+
+def make_plan(
+    workload: Workload,
+    train: TrainConfig,
+    block_length: int,
+    device: Device,
+    devices: int,
+    utilisation: float,
+    seconds_per_step: float | None = None,
+) -> Plan:
+    """Put a workload on hardware.
+
+    Args:
+        block_length: tokens per sequence.
+        devices: processes that share a step's sequences, each with the whole model.
+        utilisation: share of the peak rate that the run reaches.
+        seconds_per_step: measured on this hardware; replaces the estimate from FLOPs.
+
+    Raises:
+        UserError: the sequences of a step do not divide over the devices.
+    """
+    if train.batch_size % (devices * train.accumulate):
+        raise UserError(
+            f"batch_size {train.batch_size} does not split evenly over {devices} devices and {train.accumulate} micro-batches; "
+            f"make it a multiple of {devices * train.accumulate}"
+        )
+    tokens_per_step = train.batch_size * block_length
+    rate = device.peak(train.precision) * utilisation * devices
+    seconds = seconds_per_step or workload.step_flops * tokens_per_step / rate
+    trained = workload.size.parameters + workload.extra_parameters
+    memory = training_memory(
+        trained,
+        workload.bytes_per_token,
+        tokens_per_step // (devices * train.accumulate),
+        train.precision == "bf16",
+        devices,
+        workload.frozen_parameters,
+    )
+    kept = workload.size.nonzero - (workload.size.parameters - workload.size.projected)
+    packed = PACKED_ENTRY * kept if train.density < PACK_BELOW else FULL * workload.size.projected
+    dense = workload.size.parameters - workload.size.projected + workload.extra_parameters
+    return Plan(
+        workload=workload,
+        memory=memory,
+        tokens=train.steps * tokens_per_step,
+        tokens_per_step=tokens_per_step,
+        hours=train.steps * seconds / 3600,
+        device=device,
+        devices=devices,
+        utilisation=workload.step_flops * tokens_per_step / (seconds * device.peak(train.precision) * devices),
+        precision=train.precision,
+        model_bytes=packed + FULL * dense,
+        checkpoint_bytes=3 * FULL * trained * (train.keep_checkpoints + 1),
+        measured_seconds=seconds_per_step,
+    )

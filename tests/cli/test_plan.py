@@ -1,0 +1,49 @@
+"""`sparsebridge plan`."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cli.demo import BUNDLED
+from sparse_model.corpus.corpus import Corpus
+
+SMALL = ["--sparse-d-model", "24", "--sparse-n-head", "3", "--sparse-d-head", "4", "--batch-size", "4"]
+
+
+def test_the_plan_of_a_run_is_what_the_run_makes(cli: Callable, corpus_folder: Path, tmp_path: Path) -> None:
+    line = [*SMALL, "--corpus", corpus_folder, "--density", "0.3", "--steps", "4"]
+    plan = cli("plan", *line, "--json").json
+    assert cli("sparse", "train", *line, "--out", tmp_path / "model").code == 0
+    made = cli("sparse", "inspect", tmp_path / "model", "--json").json
+    assert plan["parameters"] == made["parameters"]
+    assert plan["nonzero"] == pytest.approx(made["nonzero"], rel=0.02)  # entries that are exactly zero count as kept
+    assert plan["tokens"] == 4 * 4 * Corpus.load(corpus_folder).block_length
+    assert plan["disk_bytes"]["model"] == pytest.approx(
+        (tmp_path / "model" / "model.safetensors").stat().st_size, rel=0.2
+    )
+
+
+def test_a_measured_plan_says_so(cli: Callable) -> None:
+    ran = cli("plan", *SMALL, "--block-length", "16", "--vocab-size", "40", "--measure")
+    assert ran.code == 0
+    assert "assumption" not in ran.out
+    assert "assumption" in cli("plan", *SMALL, "--on", "h100").out
+
+
+def test_bridges_and_the_frozen_model_are_counted(cli: Callable) -> None:
+    found = cli("plan", "--dense", BUNDLED / "dense", "--on", "l4", "--json").json
+    assert found["bridge_parameters"] == 5 * (2 * 128 * 256 + 256 + 128)
+    assert found["frozen_parameters"] > 0
+    assert found["fits"]
+
+
+def test_a_run_that_is_too_large_is_said_to_be(cli: Callable) -> None:
+    ran = cli("plan", "--on", "l4", "--sparse-d-model", "8192", "--sparse-n-layer", "8")
+    assert "does NOT fit" in " ".join(ran.out.split())
+
+
+def test_an_unknown_device_is_one_line_and_code_2(cli: Callable) -> None:
+    ran = cli("plan", "--on", "abacus")
+    assert ran.code == 2
+    assert "choose one of cpu" in ran.err

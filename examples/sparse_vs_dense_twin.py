@@ -21,7 +21,7 @@ from sparse_model.shape import SparseShape
 from sparse_model.training.config import TrainConfig
 
 DENSITY, SWEEP_SEED, SEEDS = 0.02, 0, (1, 2, 3)
-SHAPE = SparseShape(d_model=256, n_layer=2, position="added")
+SHAPE = SparseShape(d_model=256, n_layer=2, position="added", leak=True)
 TRAIN = TrainConfig(
     steps=900, batch_size=16, gradient_rms="normalise", density=DENSITY, checkpoint_every=150, keep_checkpoints=1
 )

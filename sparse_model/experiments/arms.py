@@ -7,6 +7,7 @@ one goes on where it stopped; one made with other settings is refused.
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from sparse_model.artefacts import read_json, write_json
@@ -16,12 +17,16 @@ from sparse_model.evaluation import sequence_losses
 from sparse_model.model import SparseTransformer
 from sparse_model.settings import Settings, UserError
 from sparse_model.shape import SparseShape
+from sparse_model.training.activity import silent_units
 from sparse_model.training.batches import Batches
 from sparse_model.training.config import TrainConfig
 from sparse_model.training.objective import LanguageModelling
 from sparse_model.training.run import train_artefact
+from sparse_model.training.validation import Validation
 
 OUTCOME = "outcome.json"
+SILENT_BLOCKS = 64
+"""Held-out blocks per source on which a silent unit stays zero."""
 
 
 class Arm(Settings):
@@ -46,7 +51,8 @@ def run_arm(
 
     Returns:
         `cross_entropy` (nats per token by source, and `mixture`: sources weighted as in training), `parameters`,
-        `nonzero`, `density`, `dead` (fractions of neurons, QK and V channels), `tokens` seen, and the settings.
+        `nonzero`, `density`, `silent` (fractions of neurons, QK and V channels that stay zero on held-out text),
+        `tokens` seen, and the settings.
 
     Raises:
         UserError: the folder holds a run with other settings.
@@ -69,7 +75,7 @@ def run_arm(
         "settings": settings,
     }
     write_json(folder / OUTCOME, outcome)
-    return outcome
+    return read_json(folder, OUTCOME, "experiment")
 
 
 def measure(model: SparseTransformer, data: Corpus, held_out_blocks: int) -> dict[str, Any]:
@@ -78,22 +84,25 @@ def measure(model: SparseTransformer, data: Corpus, held_out_blocks: int) -> dic
     weights = {name: float(data.description["sources"][name]["weight"]) for name in losses}
     losses["mixture"] = sum(weights[name] * losses[name] for name in weights) / sum(weights.values())
     census = take_census(model)
+    silent = silent_units(
+        model, (torch.from_numpy(np.asarray(b[:SILENT_BLOCKS], np.int64)) for b in data.held_out.values())
+    )
     return {
         "cross_entropy": losses,
         "parameters": census.parameters,
         "nonzero": census.nonzero,
         "density": census.density,
-        "dead": {
-            "neurons": sum(x.dead_neurons for x in census.layers) / sum(x.neurons for x in census.layers),
-            "qk": sum(x.dead_qk for x in census.layers) / sum(x.channels for x in census.layers),
-            "v": sum(x.dead_v for x in census.layers) / sum(x.channels for x in census.layers),
+        "silent": {
+            kind: float(torch.cat([getattr(layer, kind) for layer in silent]).double().mean())
+            for kind in ("neurons", "qk", "v")
         },
     }
 
 
 def _train(shape: SparseShape, train: TrainConfig, data: Corpus, out: Path, device: str) -> None:
     torch.manual_seed(train.seed)
-    model = SparseTransformer(shape.config(data.vocab_size, data.block_length)).to(device)
+    document_token = None if shape.leak else data.tokenizer.bos_token_id
+    model = SparseTransformer(shape.config(data.vocab_size, data.block_length, document_token)).to(device)
 
     def write(folder: Path) -> None:
         model.save_pretrained(folder)
@@ -106,4 +115,5 @@ def _train(shape: SparseShape, train: TrainConfig, data: Corpus, out: Path, devi
         train,
         {"shape": shape.to_json(), "corpus": data.fingerprint},
         write,
+        validation=Validation.of(data),
     )

@@ -34,7 +34,7 @@ def dense_twin(shape: SparseShape, vocab_size: int, block_size: int, density: fl
     while size(width + 1, 4 * (width + 1)) <= wanted:
         width += 1
     per_neuron = size(width, 4 * width + 1) - size(width, 4 * width)
-    neurons = max(1, 4 * width + round((wanted - size(width, 4 * width)) / per_neuron))
-    if abs(size(width, neurons) / wanted - 1) > TOLERANCE:
+    neurons = 4 * width + round((wanted - size(width, 4 * width)) / per_neuron)
+    if neurons < width or abs(size(width, neurons) / wanted - 1) > TOLERANCE:
         raise UserError(f"no dense width has {wanted} parameters within {TOLERANCE:.0%}; choose a larger sparse model")
     return make(width, neurons)

@@ -5,13 +5,12 @@ exact by default. The share of it that a run reaches is an assumption until `--m
 """
 
 import os
-import time
 from dataclasses import dataclass
-from statistics import median
 
 import torch
 
 from sparse_model.settings import UserError
+from sparse_model.training.speed import matmul_rate
 
 GIB, GB, TERA = 2**30, 10**9, 1e12
 ASSUMED_UTILISATION = 0.3
@@ -50,21 +49,9 @@ def find_device(name: str) -> Device:
         UserError: an unknown name.
     """
     if name == "cpu":
-        rate = matmul_rate()
+        rate = matmul_rate(torch.device(name), torch.float32)
         return Device("cpu", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), rate, rate)
     for device in DATASHEETS:
         if device.name == name:
             return device
     raise UserError(f"device '{name}' is not in the table; choose one of {', '.join(NAMES)}")
-
-
-def matmul_rate(width: int = 1024, repeats: int = 7) -> float:
-    """FLOPs per second of square fp32 matrix products here, the median of a few."""
-    a, b = torch.rand(width, width), torch.rand(width, width)
-    torch.mm(a, b)
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        torch.mm(a, b)
-        seconds.append(time.perf_counter() - start)
-    return 2 * width**3 / median(seconds)

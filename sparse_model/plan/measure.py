@@ -19,9 +19,15 @@ def seconds_per_step(
     objective: nn.Module, config: TrainConfig, vocab_size: int, block_length: int, steps: int
 ) -> float:
     """Median seconds of `steps` optimiser steps on random tokens, projection included; the objective is changed."""
-    short = config.model_copy(
-        update={"steps": WARM_UP + steps, "anneal": 0.01, "log_every": 1, "checkpoint_every": WARM_UP + steps + 1}
-    )
+    changes = {
+        "steps": WARM_UP + steps,
+        "anneal": 0.01,
+        "log_every": 1,
+        "checkpoint_every": WARM_UP + steps + 1,
+        "diagnose_every": 0,
+        "log_to": "none",
+    }
+    short = config.model_copy(update=changes)
     blocks = np.random.default_rng(0).integers(0, vocab_size, (config.batch_size, block_length))
     with tempfile.TemporaryDirectory() as folder:
         rows = train(objective, Batches(blocks, config.batch_size, 0), short, Path(folder))

@@ -138,6 +138,7 @@ def make_plan(
         utilisation=workload.step_flops * tokens_per_step / (seconds * device.peak(train.precision) * devices),
         precision=train.precision,
         model_bytes=packed + FULL * dense,
-        checkpoint_bytes=3 * FULL * trained * (train.keep_checkpoints + 1),
+        # weights and two moments each, one of them being written; the best one holds weights alone
+        checkpoint_bytes=FULL * trained * (3 * (train.keep_checkpoints + 1) + bool(train.evaluate_every)),
         measured_seconds=seconds_per_step,
     )

@@ -5,9 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from bridges.alignment import align
@@ -17,6 +15,7 @@ from bridges.plan import bridged_workload, dense_shape
 from dense_adapters import DenseStack
 from sparse_model import SparseTransformer, UserError
 from sparse_model.training.config import TrainConfig
+from sparse_model.training.speed import count_flops
 
 
 def llama() -> LlamaForCausalLM:
@@ -53,12 +52,12 @@ def test_work_and_memory_of_a_bridged_step(
         chosen = tuple(choose_crossings(len(bridge.alignment.sites), crossings, draw))
         if chosen in flops:
             continue
-        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        with count_flops() as counter:
             objective(tokens, draw=draw)["loss"].backward()
         flops[chosen] = counter.get_total_flops() / tokens.numel()
         peaks[chosen] = _peak(lambda d=draw: objective(tokens, draw=d)["loss"].backward()) / tokens.numel()
     assert len(flops) == (1 if crossings == 0 else len(bridge.alignment.sites))
-    assert found.step_flops == pytest.approx(sum(flops.values()) / len(flops), rel=0.04)
+    assert found.step_flops == pytest.approx(sum(flops.values()) / len(flops), rel=0.06)
     assert found.bytes_per_token == pytest.approx(max(peaks.values()), rel=0.2)
 
 

@@ -2,6 +2,7 @@
 
 1. learn masks     τ per node; loss = task cross-entropy + k_coef · nodes kept, the rest frozen at its ablation value
 2. discretise      rank nodes by τ, bisect for the fewest that reach the target loss on training and validation pairs
+                   (none with τ > 0 goes where they were trained against an adversary)
 3. drop unread     nodes that nothing kept reads change nothing and go
                    (1–3 for several seeds at once; the one with the fewest edges goes on)
 4. edges           the same, 1–3, for the edges between its nodes
@@ -55,16 +56,20 @@ def prune(
             "can do (sparsebridge task check) or a higher --target-loss"
         )
     prompts = Prompts(model, train)
-    decide = Deciding(model, deciding, values, config.signal, config.seed)
+    decide = Deciding(model, deciding, values)
+    # masks trained against an adversary hold out against it as a whole: what they keep stays
+    shrink = config.signal != "adversarial"
     seeds = range(config.seed, config.seed + config.seeds)
     masks = learn_masks(prompts, values, config, seeds, train.name)
-    found = [discretised(model, masks.scores(number), decide, config.target_loss) for number in range(config.seeds)]
+    found = [
+        discretised(model, masks.scores(number), decide, config.target_loss, shrink) for number in range(config.seeds)
+    ]
     counts = [count_edges(model, keep) for keep in found]
     best = counts.index(min(counts))
     keep, edges = found[best], None
     if config.edge_steps:
         scores = learn_edges(prompts, keep, values, config)
-        edges = discretise_edges(scores, keep, decide, config.target_loss)
+        edges = discretise_edges(scores, keep, decide, config.target_loss, shrink)
         keep, edges = without_unread(model, keep, edges, decide, config.target_loss)
     circuit = Circuit(
         task=train.name,
@@ -99,10 +104,10 @@ def prune(
 
 
 def discretised(
-    model: SparseTransformer, scores: Mapping[str, Tensor], decide: Deciding, target: float
+    model: SparseTransformer, scores: Mapping[str, Tensor], decide: Deciding, target: float, shrink: bool = True
 ) -> dict[str, Tensor]:
     """Steps 2 and 3: the fewest top-ranked nodes that reach the target, without unread ones where it still does."""
-    keep = discretise(scores, decide, target)
+    keep = discretise(scores, decide, target, shrink)
     read = drop_unread(model, keep)
     return read if decide.loss(read) <= target else keep
 

@@ -162,21 +162,34 @@ def export(model: ModelArgument, out: Out, overwrite: Overwrite = False, as_json
 
 @app.command()
 def inspect(model: ModelArgument, as_json: Json = False) -> None:
-    """Count nonzeros per tensor, and dead neurons and attention channels.
+    """Count nonzeros per tensor, and dead neurons and attention channels; say how each linear map runs on this CPU.
 
     Example: sparsebridge sparse inspect runs/sparse
     """
+    from dataclasses import asdict
+
     from cli.loading import load_sparse
     from sparse_model.census import take_census
+    from sparse_model.execution import executions
 
-    census = take_census(load_sparse(model, "cpu"))
+    network = load_sparse(model, "cpu")
+    census, chosen = take_census(network), executions(network)
     if as_json:
-        print_json(census.to_json())
+        print_json({**census.to_json(), "execution": {name: asdict(choice) for name, choice in chosen.items()}})
         return
     print_table(
         str(model),
-        ("parameter", "shape", "nonzero", "density"),
-        [[t.name, "×".join(map(str, t.shape)), f"{t.nonzero:,}", f"{t.density:.2%}"] for t in census.tensors],
+        ("parameter", "shape", "nonzero", "density", "runs as"),
+        [
+            [
+                t.name,
+                "×".join(map(str, t.shape)),
+                f"{t.nonzero:,}",
+                f"{t.density:.2%}",
+                f"{chosen[t.name].kind} ({chosen[t.name].reason})" if t.name in chosen else "",
+            ]
+            for t in census.tensors
+        ],
         f"{census.nonzero:,} of {census.parameters:,} parameters are nonzero; {census.density:.2%} of the projected",
     )
     print_table(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sparse_model.abs_topk import abs_topk
 from sparse_model.config import SparseConfig
+from sparse_model.execution import SparseLinear
 from sparse_model.taps import Tap
 
 
@@ -29,7 +30,7 @@ def keep_topk(config: SparseConfig, location: str, x: Float[Tensor, "*B W"]) -> 
     return x if k is None else abs_topk(x, k)
 
 
-class WriteLinear(nn.Linear):
+class WriteLinear(SparseLinear):
     """A linear map that writes to the residual stream (initialised smaller, by √(2L))."""
 
 
@@ -39,7 +40,7 @@ class Attention(nn.Module):
     def __init__(self, config: SparseConfig) -> None:
         super().__init__()
         self.config = config
-        self.c_attn = nn.Linear(config.d_read, 3 * config.d_attn, bias=config.bias)
+        self.c_attn = SparseLinear(config.d_read, 3 * config.d_attn, bias=config.bias)
         self.c_proj = WriteLinear(config.d_attn, config.d_model, bias=config.bias)
         self.sink_logit = nn.Parameter(torch.zeros(config.n_head)) if config.attention_sink else None
 
@@ -86,7 +87,7 @@ class Mlp(nn.Module):
     def __init__(self, config: SparseConfig) -> None:
         super().__init__()
         self.config = config
-        self.c_fc = nn.Linear(config.d_read, config.d_mlp, bias=config.bias)
+        self.c_fc = SparseLinear(config.d_read, config.d_mlp, bias=config.bias)
         self.c_proj = WriteLinear(config.d_mlp, config.d_model, bias=config.bias)
 
     def forward(self, x: Float[Tensor, "B T R"], tap: Tap, prefix: str) -> Float[Tensor, "B T S"]:

@@ -18,6 +18,7 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from sparse_model.artefacts import read_tensors, save_tensors
 from sparse_model.config import SparseConfig
+from sparse_model.execution import SparseLinear
 from sparse_model.layers import Attention, Block, WriteLinear, keep_topk, make_norm
 from sparse_model.packed import pack, unpack
 from sparse_model.reach import Reach
@@ -58,7 +59,7 @@ class SparseTransformer(PreTrainedModel, GenerationMixin):
         if config.position != "none":
             self.transformer["wpe"] = nn.Embedding(config.block_size, config.d_position or config.d_model)
             self.transformer["wpe"].weight.requires_grad_(config.position_trainable)
-        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.lm_head = SparseLinear(config.d_model, config.vocab_size, bias=False)
         self.register_buffer("final_logits_bias", torch.zeros(config.vocab_size))
         self.bigram_table: Tensor | None = None
         if config.bigram_table == "learned":

@@ -63,6 +63,13 @@ def test_inspect_counts_the_nonzeros(cli: Callable, sparse_folder: Path) -> None
     assert "dead parts" in cli("sparse", "inspect", sparse_folder).out
 
 
+def test_inspect_says_how_each_linear_map_runs(cli: Callable, sparse_folder: Path) -> None:
+    found = cli("sparse", "inspect", sparse_folder, "--json").json["execution"]
+    assert found["lm_head.weight"]["kind"] == "dense"
+    assert "entries, below" in found["lm_head.weight"]["reason"]
+    assert "dense (" in cli("sparse", "inspect", sparse_folder).out
+
+
 def test_import_then_export_gives_the_published_weights_back(cli: Callable, tmp_path: Path) -> None:
     assert cli("sparse", "import", PUBLISHED, "--out", tmp_path / "ours").code == 0
     assert cli("sparse", "inspect", tmp_path / "ours").code == 0

@@ -29,7 +29,7 @@ from sparse_model.training.metrics import Metrics, check_tracker
 from sparse_model.training.objective import Objective
 from sparse_model.training.optimizer import gradient_norms, limit_gradient, make_optimizer
 from sparse_model.training.projection import project, sparse_tensors
-from sparse_model.training.schedule import density_at, learning_rate_factor
+from sparse_model.training.schedule import anneal_is_over, density_at, learning_rate_factor
 from sparse_model.training.speed import count_flops, matmul_rate
 from sparse_model.training.validation import Validation, held_out_terms
 
@@ -134,7 +134,7 @@ def train(
             if diagnosing and accelerator.is_main_process:
                 with accelerator.autocast():
                     metrics.diagnose(done, diagnostics.diagnose(cast(SparseTransformer, model), parts, turnover))
-            if "validation_loss" in more and density <= config.density and accelerator.is_main_process:
+            if "validation_loss" in more and anneal_is_over(config, step) and accelerator.is_main_process:
                 checkpoint.save_best(checkpoints, done, objective, identity, more["validation_loss"])
             stopping = agree_to_stop(stop, accelerator, done)
             if done % config.checkpoint_every == 0 or last or stopping:

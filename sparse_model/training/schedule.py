@@ -15,6 +15,11 @@ def density_at(config: TrainConfig, step: int) -> float:
     return 1 - progress * (1 - config.density)
 
 
+def anneal_is_over(config: TrainConfig, step: int) -> bool:
+    """Whether the density after step `step` (0-based) is the final one."""
+    return config.density == 1 or step + 1 >= config.anneal * config.steps
+
+
 def learning_rate_factor(config: TrainConfig, step: int) -> float:
     """What the peak rate is multiplied by at step `step`: warm-up, linear decay to 0, times 1/√density."""
     warmup = max(1, round(config.warmup * config.steps))

@@ -23,7 +23,7 @@ from sparse_model.training.validation import Validation
 
 Make = Callable[[], LanguageModelling]
 CONFIG = TrainConfig(
-    steps=12, batch_size=8, lr=0.05, density=0.2, floor=1, checkpoint_every=4, log_every=4, diagnose_every=6,
+    steps=12, batch_size=8, lr=0.05, density=0.05, floor=1, checkpoint_every=4, log_every=4, diagnose_every=6,
     evaluate_every=3, validation_blocks=10,
 )  # fmt: skip
 
@@ -186,5 +186,5 @@ def test_the_progress_line_has_loss_density_rate_and_time_left(
     run(objective(), blocks, tmp_path)
     shown = capsys.readouterr().err.split("\r")[-1]
     assert "12/12 [" in shown
-    for part in ("loss=", "density=0.200", "tok/s=", "<", "step"):
+    for part in ("loss=", "density=0.050", "tok/s=", "<", "step"):
         assert part in shown

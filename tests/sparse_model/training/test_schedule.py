@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from sparse_model.training.config import TrainConfig
-from sparse_model.training.schedule import density_at, learning_rate_factor
+from sparse_model.training.schedule import anneal_is_over, density_at, learning_rate_factor
 
 SHAPES = ["linear", "exponential", "cosine"]
 
@@ -48,3 +48,11 @@ def test_a_run_of_one_step_has_a_finite_rate_and_the_final_density() -> None:
     config = TrainConfig(steps=1, density=0.1, anneal=0.5)
     assert density_at(config, 0) == pytest.approx(0.1)
     assert 0 < learning_rate_factor(config, 0) < math.inf
+
+
+@pytest.mark.parametrize("shape", ["linear", "exponential", "cosine"])
+@pytest.mark.parametrize("density", [0.01, 0.05, 0.2, 1.0])
+def test_the_anneal_is_over_exactly_when_the_density_is_final(shape: str, density: float) -> None:
+    config = TrainConfig(steps=37, anneal=0.6, anneal_shape=shape, density=density)
+    for step in range(37):
+        assert anneal_is_over(config, step) == (abs(density_at(config, step) - density) < 1e-9)

@@ -1,11 +1,14 @@
 """Reference text for a model: token blocks of a corpus folder, or of the built-in sources where there is none."""
 
+import tempfile
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from sparse_model.corpus.build import pack
 from sparse_model.corpus.fragment import Split
+from sparse_model.corpus.packing import pack
 from sparse_model.corpus.stdlib import Stdlib
 from sparse_model.corpus.tinypython import TinyPython
 
@@ -20,4 +23,7 @@ def builtin_blocks(
 ) -> NDArray[np.integer]:
     """Blocks [N, T] of `tinypython` or `stdlib`, made on the spot."""
     origin = TinyPython(seed) if source == "tinypython" else Stdlib()
-    return pack(origin, split, tokenizer, blocks, block_length, np.int64).blocks
+    with tempfile.TemporaryDirectory() as folder:
+        return np.array(
+            pack(origin, split, tokenizer, blocks, block_length, np.int64, Path(folder) / "blocks.npy").blocks
+        )

@@ -15,7 +15,8 @@ SourceOption = Annotated[
     list[str] | None,
     typer.Option(
         "--source",
-        help="NAME or NAME=WEIGHT, repeatable: tinypython, stdlib, a folder, a .jsonl file, or the id of a dataset "
+        help="NAME or NAME=WEIGHT, repeatable: tinypython, stdlib, a folder, a .jsonl, .parquet or .csv "
+        "file, or the id of a dataset "
         "[default: tinypython=0.85 and stdlib=0.15]",
         show_default=False,
     ),
@@ -106,11 +107,14 @@ def parse_source(text: str) -> dict[str, Any]:
         return {"kind": name, **given}
     if name.endswith(".jsonl"):
         return {"kind": "jsonl", "path": str(path), **given}
+    if name.endswith((".parquet", ".csv")):
+        return {"kind": "table", "path": str(path), **given}
     if path.is_dir():
         return {"kind": "folder", "path": str(path), **given}
     if path.exists():
         raise UserError(
-            f"--source {name}: is a file that does not end in .jsonl; give its folder, or convert it to JSON lines"
+            f"--source {name}: is a file that does not end in .jsonl, .parquet or .csv; "
+            "give its folder, or convert it to JSON lines"
         )
     if name.startswith((".", "/", "~")):
         raise UserError(f"--source {name}: no such folder or file; check the path")

@@ -10,6 +10,7 @@ from sparse_model.corpus.files import DEFAULT_SUFFIXES, JsonLines, TextFolder
 from sparse_model.corpus.hub import HubDataset
 from sparse_model.corpus.sources import Source
 from sparse_model.corpus.stdlib import Stdlib
+from sparse_model.corpus.tables import Table
 from sparse_model.corpus.tinypython import TinyPython
 from sparse_model.settings import Settings
 
@@ -69,6 +70,20 @@ class JsonLinesConfig(Settings):
         return JsonLines(self.path, self.field, self.name)
 
 
+class TableConfig(Settings):
+    """Parquet or CSV files."""
+
+    kind: Literal["table"] = Field("table", description="a .parquet or .csv file, or a folder of them")
+    path: str = Field(description="the file or folder")
+    field: str = Field("text", description="the column that holds the document")
+    name: str | None = Field(None, description="the source's name; null: the file's name")
+    weight: Weight = 1.0
+
+    def open(self) -> Source:
+        """The source itself; raises CorpusError if there is no table."""
+        return Table(self.path, self.field, self.name)
+
+
 class DatasetConfig(Settings):
     """A dataset of the `datasets` library."""
 
@@ -86,7 +101,8 @@ class DatasetConfig(Settings):
 
 
 SourceConfig = Annotated[
-    TinyPythonConfig | StdlibConfig | FolderConfig | JsonLinesConfig | DatasetConfig, Field(discriminator="kind")
+    TinyPythonConfig | StdlibConfig | FolderConfig | JsonLinesConfig | TableConfig | DatasetConfig,
+    Field(discriminator="kind"),
 ]
 
 

@@ -79,6 +79,7 @@ def test_every_kind_of_source_is_told_from_its_name(tmp_path: Path) -> None:
     assert parse_source("stdlib") == {"kind": "stdlib"}
     assert parse_source(f"{tmp_path}=2") == {"kind": "folder", "path": str(tmp_path), "weight": 2.0}
     assert parse_source("a/b.jsonl") == {"kind": "jsonl", "path": "a/b.jsonl"}
+    assert parse_source("a/b.parquet=2") == {"kind": "table", "path": "a/b.parquet", "weight": 2.0}
     assert parse_source("owner/name=0.5") == {"kind": "dataset", "id": "owner/name", "weight": 0.5}
     with pytest.raises(UserError, match=r"does not end in \.jsonl"):
         parse_source(str(tmp_path / "plain.txt"))

@@ -167,9 +167,10 @@ def _silent(
 
 
 def stays_on_cpu(objective: nn.Module) -> bool:
-    """Whether to leave an accelerator alone: everything is on the CPU, and no launcher was asked to place it."""
+    """Whether to leave an accelerator alone: everything is on the CPU, and no launcher was asked to place it elsewhere."""
     launched = any(name in os.environ for name in ("LOCAL_RANK", "ACCELERATE_MIXED_PRECISION"))
-    return not launched and all(parameter.device.type == "cpu" for parameter in objective.parameters())
+    placed = launched and torch.accelerator.is_available()
+    return not placed and all(parameter.device.type == "cpu" for parameter in objective.parameters())
 
 
 def _check_shares(config: TrainConfig, batch_size: int, accelerator: Accelerator) -> None:

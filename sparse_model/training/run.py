@@ -54,7 +54,13 @@ def train_artefact(
         saved: dict[str, Any] = {"step": config.steps}
         if config.save == "best":
             saved = checkpoint.load_best(folder / "checkpoints", objective)
-        description = {"config": config.to_json(), **identity, "saved": saved, "final": rows[-1]}
+        description = {
+            "config": config.to_json(),
+            **identity,
+            "processes": processes.num_processes,
+            "saved": saved,
+            "final": rows[-1],
+        }
         try:
             with atomic_folder(Path(out), overwrite) as temporary:
                 write(temporary)

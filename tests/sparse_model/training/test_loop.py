@@ -17,7 +17,7 @@ import torch
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from sparse_model import SparseTransformer, UserError
+from sparse_model import UserError
 from sparse_model.artefacts import read_tensors
 from sparse_model.training.batches import Batches
 from sparse_model.training.config import TrainConfig
@@ -26,6 +26,7 @@ from sparse_model.training.loop import train
 from sparse_model.training.objective import LanguageModelling, ParameterGroup
 from sparse_model.training.optimizer import limit_gradient
 from sparse_model.training.projection import density_report
+from sparse_model.training.validation import Validation
 
 Make = Callable[[], LanguageModelling]
 Weights = dict[str, torch.Tensor]
@@ -386,32 +387,74 @@ def test_what_is_no_objective_is_refused(blocks: np.ndarray, tmp_path: Path) -> 
         run(nn.Linear(2, 2), blocks, tmp_path)
 
 
+def launched(blocks: np.ndarray, config: TrainConfig, model: nn.Module, folder: Path) -> list[str]:
+    """The command that trains `model` in `folder/two` with two processes on the CPU."""
+    model.save_pretrained(folder / "model")
+    np.save(folder / "blocks.npy", blocks)
+    (folder / "train.json").write_text(json.dumps(config.to_json()))
+    options = (
+        "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0"
+    )
+    files = [str(folder / name) for name in ("model", "blocks.npy", "train.json", "two")]
+    return [sys.executable, "-m", "accelerate.commands.launch", *options.split(), str(ONE_RUN), *files, "1"]
+
+
+ON_CPU = {**os.environ, "ACCELERATE_USE_CPU": "true"}
+TOGETHER = CONFIG.model_copy(
+    update={
+        "steps": 50, "density": 0.5, "eps": 1e-2, "evaluate_every": 10, "diagnose_every": 25, "revive_every": 10,
+        "accumulate": 2, "gradient_rms": "clip",
+    }
+)  # fmt: skip
+
+
 @pytest.mark.slow
 def test_two_processes_under_accelerate_launch_train_what_one_does(
     objective: Make, blocks: np.ndarray, tmp_path: Path
 ) -> None:
-    config = CONFIG.model_copy(update={"steps": 50, "density": 0.5, "eps": 1e-2})
-    objective().model.save_pretrained(tmp_path / "model")
-    np.save(tmp_path / "blocks.npy", blocks)
-    (tmp_path / "train.json").write_text(json.dumps(config.to_json()))
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-    ]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", str(ONE_RUN)]
-    files = [str(tmp_path / name) for name in ("model", "blocks.npy", "train.json", "two")]
-    done = subprocess.run([*launch, *files, "1"], capture_output=True, text=True, timeout=400, check=False)
+    command = launched(blocks, TOGETHER, objective().model, tmp_path)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False, env=ON_CPU)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "two" / "processes").read_text() == "2"
     alone = objective()
-    run(alone, blocks, tmp_path / "one", config)
+    rows = run(alone, blocks, tmp_path / "one", TOGETHER, validation=Validation({"text": blocks[:10]}))
     together = read_tensors(tmp_path / "two" / "checkpoints" / "step-00000050" / "objective.safetensors", "checkpoint")
     for name, value in weights(alone).items():
         torch.testing.assert_close(together[name], value, atol=1e-5, rtol=0, msg=name)
-    model = SparseTransformer.from_pretrained(tmp_path / "model")
-    assert any((together[f"model.{name}"] - value).abs().max() > 1e-2 for name, value in model.named_parameters())
+    untrained = weights(objective())
+    assert any((together[name] - value).abs().max() > 1e-2 for name, value in untrained.items())
+    logged = [json.loads(line) for line in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
+    for ours, theirs in zip(logged, rows, strict=True):
+        for name in ("loss", "gradient_rms", "validation_loss", "revived_neurons", "revived_qk"):
+            assert ours.get(name) == pytest.approx(theirs.get(name), abs=1e-5)
+
+
+@pytest.mark.slow
+def test_sigterm_to_the_launcher_stops_two_processes_at_one_step_and_they_resume_to_the_same_bits(
+    objective: Make, blocks: np.ndarray, tmp_path: Path
+) -> None:
+    config = TOGETHER.model_copy(update={"steps": 200, "checkpoint_every": 1000, "log_every": 1})
+    found = {}
+    for name in ("whole", "stopped"):
+        folder = tmp_path / name
+        folder.mkdir()
+        command = launched(blocks, config, objective().model, folder)
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ON_CPU)
+        if name == "stopped":
+            while (
+                not (folder / "two" / "metrics.jsonl").is_file()
+                or (folder / "two" / "metrics.jsonl").stat().st_size == 0
+            ):
+                assert process.poll() is None, process.communicate()[1][-3000:]
+                time.sleep(0.01)
+            process.terminate()
+            told = process.communicate(timeout=200)[1]
+            assert process.returncode != 0
+            assert "stopped after step" in told
+            (saved,) = (folder / "two" / "checkpoints").glob("step-*")
+            assert int(saved.name[5:]) < 200
+            process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ON_CPU)
+        told = process.communicate(timeout=400)[1]
+        assert process.returncode == 0, told[-3000:]
+        found[name] = read_tensors(folder / "two" / "checkpoints" / "step-00000200" / "objective.safetensors", name)
+    assert_same_bits(found["stopped"], found["whole"])

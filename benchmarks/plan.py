@@ -93,19 +93,22 @@ def main() -> None:
     for _ in range(arguments.repeats):
         for name, found in runs.items():
             found.append({**fresh(name, PROMPT), "memory_default_allocator": fresh(name, {})["memory"]})
-    medians = {
-        name: {key: round(statistics.median(run[key] for run in found), 2) for key in sorted(found[0])}
-        for name, found in runs.items()
-    }
+        medians = {
+            name: {key: round(statistics.median(run[key] for run in found), 2) for key in sorted(found[0])}
+            for name, found in runs.items()
+        }
+        if arguments.into:  # after every round, so that a run cut short leaves its figures
+            write_between(arguments.into, "plan", table(medians))
     print(json.dumps(medians, indent=1))
-    if arguments.into:
-        keys = list(next(iter(medians.values())))
-        lines = ["| predicted / measured | " + " | ".join(key.replace("_", " ") for key in keys) + " |"]
-        lines.append("|---" * (len(keys) + 1) + "|")
-        lines += [
-            f"| {name} | " + " | ".join(str(found[key]) for key in keys) + " |" for name, found in medians.items()
-        ]
-        write_between(arguments.into, "plan", "\n".join(lines))
+
+
+def table(medians: dict[str, dict[str, float]]) -> str:
+    """One line per shape."""
+    keys = list(next(iter(medians.values())))
+    lines = ["| predicted / measured | " + " | ".join(key.replace("_", " ") for key in keys) + " |"]
+    lines.append("|---" * (len(keys) + 1) + "|")
+    lines += [f"| {name} | " + " | ".join(str(found[key]) for key in keys) + " |" for name, found in medians.items()]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,12 @@ import typer
 
 from cli.options import Device, Json, Out, Overwrite, Seed, check_device, with_settings
 from cli.output import interval, print_json, print_table, say
+from cli.sweep import sweep
 from sparse_model.shape import SparseShape
 from sparse_model.training.config import TrainConfig
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=__doc__)
+app.command()(sweep)
 
 CorpusOption = Annotated[
     Path, typer.Option("--corpus", help="a corpus folder (see sparsebridge corpus build)", show_default=False)

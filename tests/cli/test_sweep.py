@@ -1,0 +1,30 @@
+"""`sparsebridge sparse sweep`."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+def test_a_sweep_is_one_command_that_goes_on_where_it_stopped(
+    cli: Callable, corpus_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sparse_model.experiments.sweep.PAIRS", 6)
+    line = [
+        *("sparse", "sweep", "--corpus", corpus_folder, "--out", tmp_path / "sweep", "--json"),
+        *("--width", "16", "--nonzeros", "4000", "--density-at", "0.5", "--task", "dict_list"),
+        *("--steps", "2", "--batch-size", "4", "--floor", "1", "--log-to", "none", "--sparse-d-model", "16"),
+        *("--sparse-n-head", "2", "--sparse-d-head", "4", "--prune-target-loss", "5", "--prune-steps", "2"),
+        *("--prune-pairs", "8", "--prune-batch-pairs", "4", "--prune-edge-steps", "2"),
+    ]
+    first = cli(*line).json
+    assert [point["width"] for point in first["points"]] == [16, 16]
+    assert first["tasks"] == ["dict_list"]
+    assert all(point["circuit_size"] >= 1 for point in first["points"])
+    assert all((tmp_path / "sweep" / f"sweep.{kind}").stat().st_size for kind in ("json", "svg", "png"))
+    monkeypatch.setattr("sparse_model.experiments.arms.train_artefact", None)
+    monkeypatch.setattr("sparse_model.experiments.sweep.prune", None)
+    assert cli(*line).json == first
+    harder = cli(*line, "--prune-target-loss", "0.01")
+    assert harder.code == 2
+    assert "other settings" in harder.err

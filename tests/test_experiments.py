@@ -1,0 +1,63 @@
+"""The experiments of the documents run from end to end on a small scale, resume, and write figures that follow from runs."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from sparse_model.corpus.corpus import Corpus
+from sparse_model.shape import SparseShape
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+SMALL = SparseShape(d_model=48, n_head=3, d_head=16, position="added")
+
+
+def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """An example with a small shape, few steps and two seeds."""
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    train = module.TRAIN.model_copy(
+        update={"steps": 4, "batch_size": 4, "evaluate_every": 0, "diagnose_every": 0, "log_to": "none"}
+    )
+    monkeypatch.setattr(module, "SHAPE", SMALL)
+    monkeypatch.setattr(module, "TRAIN", train)
+    monkeypatch.setattr(module, "SEEDS", (1, 2))
+    return module
+
+
+def test_the_twins_differ_in_density_and_not_in_nonzeros(
+    corpus_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    example = load("sparse_vs_dense_twin", monkeypatch)
+    monkeypatch.setattr(example, "DENSITY", 0.1)
+    monkeypatch.setattr(example, "TRAIN", example.TRAIN.model_copy(update={"density": 0.1, "anneal": 0.5}))
+    monkeypatch.setattr(example, "SWEEP_STEPS", 1)
+    monkeypatch.setattr(
+        example, "SWEEP", {"sparse": [{"lr": 0.01}], "dense": [{"lr": 0.01, "topk_fraction": k} for k in (0.25, None)]}
+    )
+    result = example.run(Corpus.load(corpus_folder), tmp_path)
+    for sparse, dense in zip(result["runs"]["sparse"], result["runs"]["dense"], strict=True):
+        assert sparse["density"] < 0.2
+        assert dense["density"] > 0.99
+        assert dense["parameters"] == pytest.approx(sparse["nonzero"], rel=0.02)
+        assert dense["tokens"] == sparse["tokens"]
+    text = example.table(result)
+    assert f"{result['difference']['mixture']['value']:+.3f}" in text
+    assert text.count("**") == 4  # one chosen setting per arm
+
+
+def test_the_arms_of_the_revival_experiment_differ_in_revival_alone(
+    corpus_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    example = load("revival", monkeypatch)
+    monkeypatch.setattr(example, "REVIVE_EVERY", {"revived": 1, "plain": 0})
+    result = example.run(Corpus.load(corpus_folder), tmp_path)
+    for revived, plain in zip(result["runs"]["revived"], result["runs"]["plain"], strict=True):
+        settings = [found["settings"]["train"] for found in (revived, plain)]
+        assert {key for key in settings[0] if settings[0][key] != settings[1][key]} == {"revive_every"}
+        assert revived["density"] == pytest.approx(plain["density"], rel=0.01)
+    text = example.table(result)
+    assert "silent on held-out text" in text
+    assert f"{result['runs']['plain'][1]['silent']['qk']:.1%}" in text

@@ -118,27 +118,54 @@ def evaluate(
     task: Annotated[
         str | None, typer.Option("--task", help="another task's name or .jsonl file; unset: the circuit's own")
     ] = None,
-    pairs: PairsOption = 128,
+    pairs: PairsOption = 64,
     draws: Annotated[int, typer.Option("--draws", min=1, help="random node sets per control")] = 100,
+    seeds: Annotated[
+        int,
+        typer.Option(
+            "--seeds", min=0, help="prune with this many seeds for their agreement, unless the circuit holds them"
+        ),
+    ] = 0,
+    quick: Annotated[bool, typer.Option("--quick", help="leave out the checks that prune again")] = False,
+    corpus: CorpusText = None,
+    blocks: Annotated[
+        int, typer.Option("--blocks", min=1, help="text blocks for the ablation means of the shuffled model")
+    ] = 64,
     seed: Seed = 0,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Sufficiency and necessity on held-out pairs, each beside random node sets of equal size.
+    """How far a circuit can be trusted: every check beside its control, and a grade from A to D (docs/circuits.md).
 
     Example: sparsebridge circuit evaluate runs/closing_quote --model runs/bridge
     """
-    from cli.loading import load_sparse, load_tokenizer
-    from sparse_model.circuits.circuit import Circuit
-    from sparse_model.circuits.evaluate import evaluate_circuit
-    from sparse_model.tasks import find_task
-    from sparse_model.tasks.token_pairs import tokenise_pairs
+    import time
 
+    from cli.loading import load_sparse, load_tokenizer, text_blocks
+    from sparse_model.circuits.circuit import Circuit
+    from sparse_model.circuits.evaluate import summary
+    from sparse_model.circuits.evidence.gather import gather
+    from sparse_model.circuits.evidence.outcome import Subject
+    from sparse_model.tasks import find_task
+
+    started = time.perf_counter()
     loaded = Circuit.load(circuit)
     sparse, tokenizer = load_sparse(model, check_device(device)), load_tokenizer(model)
     loaded.check_model(sparse, str(model))
-    held_out = tokenise_pairs(find_task(task or loaded.task), tokenizer, pairs, "held_out", seed).to(device)
-    show_evaluation(loaded.task, evaluate_circuit(sparse, loaded, held_out, draws, seed).to_json(), as_json)
+    config = PruneConfig.from_mapping(loaded.settings, origin=str(circuit))
+    from bridges.explain import task_splits
+
+    splits = task_splits(find_task(task or loaded.task), tokenizer, config.pairs, pairs, seed, device)
+    text = None if quick else text_blocks(tokenizer, "train", blocks, sparse.config.block_size, corpus)
+    subject = Subject(sparse, loaded, splits.held_out, seed)
+    found = gather(subject, splits.train, splits.validation, text, config, draws, seeds)
+    evaluation = summary(subject, found.sufficiency, found.necessity).to_json()
+    evidence = {**found.to_json(), "total_seconds": time.perf_counter() - started}
+    if as_json:
+        print_json({"task": loaded.task, **evaluation, "evidence": evidence})
+        return
+    show_evaluation(loaded.task, evaluation, False)
+    show_evidence(found)
 
 
 @app.command()
@@ -175,6 +202,31 @@ def show(circuit: CircuitArgument, model: ModelOption, as_json: Json = False) ->
         f"{len(edges)} edges (nonzero weights between kept nodes)",
         ("from", "to", "weight"),
         [[str(e.source), str(e.target), f"{e.weight:+.3f}"] for e in edges],
+    )
+
+
+def show_evidence(found: Any) -> None:
+    """Print what every check says, and the gates behind the grade."""
+    print_table(
+        "Evidence",
+        ("check", "what it says"),
+        [
+            *([name.replace("_", " "), finding.sentence] for name, finding in found.findings.items()),
+            *([name.replace("_", " "), f"not measured: {reason}"] for name, reason in found.missing.items()),
+        ],
+    )
+    print_table(
+        f"Grade {found.grade.letter}",
+        ("gate", "value", "threshold", "passed"),
+        [
+            [
+                f"{gate.name} ({gate.kind})",
+                "—" if gate.value is None else f"{gate.value:.3f}",
+                f"{gate.threshold:.2f}",
+                {True: "yes", False: "no", None: "not measured"}[gate.passed],
+            ]
+            for gate in found.grade.gates
+        ],
     )
 
 

@@ -68,15 +68,15 @@ def masked_logits(
 ) -> Float[Tensor, "M V"]:
     """The same as a program by the definition: the whole model under a tap that freezes what is not kept."""
     model, batch, prefixes = alone.model, alone.batch, alone.prefixes
-    ablate = Ablate(keep, alone.values)
+    ablate, every = Ablate(keep, alone.values), torch.arange(len(prefixes), device=batch.tokens.device)
 
     def both(name: str, tensor: Tensor, /) -> Tensor:
         tensor = ablate(name, tensor)
         if tap is None or name not in keep or not bool(keep[name].any()):
             return tensor
         channels = keep[name].nonzero().flatten()
-        changed = tap(name, channels, prefixes.rows.flatten(), tensor[..., channels].flatten(0, 1))
-        return tensor.index_copy(-1, channels, changed.view(*tensor.shape[:-1], -1))
+        changed = tap(name, channels, every, tensor[..., channels].flatten(0, 1)[prefixes.first])
+        return tensor.index_copy(-1, channels, changed[prefixes.rows])
 
     def read(i: int, h: Tensor) -> Tensor | None:
         return None if scales is None else h * scales[i][prefixes.rows][..., None] * model.norm_gain(i)

@@ -32,6 +32,7 @@ class Circuit:
 
     `keep[location]` [W] marks the kept channels, `values[location]` [W] is what the others are frozen at.
     `edges[target]` [W_target, W_source] is False where an edge is removed (see `circuits.edges`); None keeps them all.
+    `scores[location]` [W] ranks all nodes, higher kept first; None where the ranking was not stored.
     """
 
     task: str
@@ -43,6 +44,7 @@ class Circuit:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     edges: Mapping[str, Bool[Tensor, "W_target W_source"]] | None = None
+    scores: Mapping[str, Float[Tensor, " W"]] | None = None
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -83,6 +85,7 @@ class Circuit:
         with atomic_folder(Path(folder), overwrite) as temporary:
             tensors = {f"keep/{name}": mask.to(torch.uint8) for name, mask in self.keep.items()}
             tensors |= {f"value/{name}": value for name, value in self.values.items()}
+            tensors |= {f"score/{name}": score.clone() for name, score in (self.scores or {}).items()}
             for name, edges in (self.edges or {}).items():
                 tensors[f"cut/{name}"] = (~edges).nonzero().to(torch.int32)
             save_tensors(temporary / "circuit.safetensors", tensors)
@@ -126,6 +129,7 @@ class Circuit:
             metrics=description["metrics"],
             settings=description["settings"],
             edges=_uncut(cut, keep, str(folder)) if cut else None,
+            scores={name: tensors[f"score/{name}"] for name in order} if f"score/{order[0]}" in tensors else None,
         )
         if [str(node) for node in circuit.nodes] != description["nodes"]:
             raise UserError(

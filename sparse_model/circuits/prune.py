@@ -79,6 +79,7 @@ def prune(
         ablation=config.ablation,
         settings=config.to_json(),
         edges=edges,
+        scores=masks.scores(best),
     )
     within = circuit.within(model)
     return replace(

@@ -40,13 +40,17 @@ def test_prune_writes_a_circuit_that_reaches_its_target_on_the_deciding_pairs(bu
 
 
 def test_evaluate_prints_sufficiency_and_necessity_beside_their_controls(cli: Callable, bundled_circuit: Path) -> None:
-    command = ("circuit", "evaluate", bundled_circuit, "--model", BRIDGE, "--evaluate-pairs", "8", "--draws", "2")
+    sizes = ("--evaluate-pairs", "4", "--draws", "2", "--quick")
+    command = ("circuit", "evaluate", bundled_circuit, "--model", BRIDGE, *sizes)
     found = cli(*command, "--json").json
     assert found["task"] == "closing_quote"
     assert found["task_loss"] < found["random_circuit_loss"]
     assert found["necessity_loss"] > found["full_loss"]
     assert len(found["necessity_random_losses"]) == 2
+    assert found["evidence"]["findings"]["sufficiency"]["task_loss"]["value"] == pytest.approx(found["task_loss"])
+    assert set(found["evidence"]["missing"]) == {"nonsense", "random_weights", "agreement"}
     text = cli(*command).out
+    assert f"Grade {found['evidence']['grade']['letter']}" in text
     assert "sufficiency" in text
     assert f"{found['necessity_loss']:.3f}" in text
 

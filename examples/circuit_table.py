@@ -1,0 +1,154 @@
+"""Prune and question circuits of many tasks, and write the table: `python examples/circuit_table.py runs/circuits`.
+
+One folder per task under the given one; what is already there is not made again, so a stopped run goes on. With
+`--into docs/circuits.md` the table between the two `circuits` comments of that file is replaced. `--tasks` takes some of
+them (all twenty by default), `--prune` passes further options to `circuit prune`.
+"""
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from sparse_model.circuits.evidence.grades import GATES
+
+BUNDLED = Path(__file__).resolve().parent.parent / "cli" / "bundled" / "bridge"
+HEAD = (
+    "task", "grade", "nodes", "edges", "task loss", "calibrated", "whole model", "removed (outside; any)", "norms frozen",
+    "interchange, worst", "adversary", "two-valued", "nonsense", "shuffled weights", "Jaccard (core)", "CPR / CMD", "seconds",
+)  # fmt: skip
+
+
+def main() -> None:
+    """Make what is missing, then the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="one folder per task is kept here")
+    parser.add_argument("--model", type=Path, default=BUNDLED, help="a sparse model or bridge folder")
+    parser.add_argument("--tasks", nargs="*", help="unset: all")
+    parser.add_argument("--seeds", default="3", help="mask seeds per circuit")
+    parser.add_argument(
+        "--prune", nargs=argparse.REMAINDER, default=[], help="options of circuit prune; must come last"
+    )
+    parser.add_argument("--into", type=Path)
+    parser.add_argument("--table-only", action="store_true", help="make nothing, only the table of what is there")
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    names = arguments.tasks or list(sparsebridge("task", "list", "--json")["tasks"])
+    for name in [] if arguments.table_only else names:
+        make(arguments.folder / name, name, arguments)
+    found = {name: json.loads((arguments.folder / name / "evidence.json").read_text("utf-8")) for name in names
+             if (arguments.folder / name / "evidence.json").is_file()}  # fmt: skip
+    refused = {name: (arguments.folder / name / "refused.txt").read_text("utf-8").strip() for name in names
+               if (arguments.folder / name / "refused.txt").is_file()}  # fmt: skip
+    text = table(found, refused)
+    if arguments.into is None:
+        print(text)
+        return
+    page = replaced(arguments.into.read_text("utf-8"), "circuits", text)
+    arguments.into.write_text(replaced(page, "gates", gates()), encoding="utf-8")
+
+
+def replaced(page: str, name: str, text: str) -> str:
+    """The page with new text between the comments of that name."""
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    before, _, rest = page.partition(begin)
+    return f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}"
+
+
+def gates() -> str:
+    """Markdown of the gates that grades rest on."""
+    lines = ["| gate | kind | threshold | passes if |", "|---|---|---|---|"]
+    return "\n".join([*lines, *(f"| {g.name} | {g.kind} | {g.threshold:g} | {g.reason} |" for g in GATES)])
+
+
+def make(folder: Path, name: str, arguments: argparse.Namespace) -> None:
+    """Prune and evaluate one task, unless its evidence (or the reason why there is none) is there."""
+    if (folder / "evidence.json").is_file() or (folder / "refused.txt").is_file():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    model = str(arguments.model)
+    try:
+        sparsebridge(
+            "circuit", "prune", model, "--task", name, "--out", str(folder / "circuit"), "--overwrite", "--seeds",
+            arguments.seeds, *arguments.prune, "--json",
+        )  # fmt: skip
+        found = sparsebridge("circuit", "evaluate", str(folder / "circuit"), "--model", model, "--json")
+    except subprocess.CalledProcessError as error:
+        if error.returncode != 2:
+            raise
+        (folder / "refused.txt").write_text(error.stderr.strip().splitlines()[-1] + "\n", encoding="utf-8")
+        return
+    found["seconds"] = time.perf_counter() - started
+    temporary = folder / "evidence.json.part"
+    temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    temporary.rename(folder / "evidence.json")
+    print(
+        f"{name}: grade {found['evidence']['grade']['letter']}, {found['seconds']:.0f} s", file=sys.stderr, flush=True
+    )
+
+
+def sparsebridge(*arguments: str) -> Any:
+    """What one command prints as JSON."""
+    command = [sys.executable, "-m", "cli.main", *arguments]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def table(found: dict[str, Any], refused: dict[str, str]) -> str:
+    """Markdown: one row per task, the geometric means, and what was refused."""
+    if not found:
+        return "\n".join(["no circuits yet", *(f"- {name}: {reason}" for name, reason in refused.items())])
+    lines = ["| " + " | ".join(HEAD) + " |", "|---" * len(HEAD) + "|"]
+    lines += ["| " + " | ".join([name, *row(task)]) + " |" for name, task in found.items()]
+    means = [
+        math.exp(sum(math.log(max(1, task[key])) for task in found.values()) / len(found)) for key in ("nodes", "edges")
+    ]
+    grades = [task["evidence"]["grade"]["letter"] for task in found.values()]
+    counts = ", ".join(f"{grades.count(letter)} {letter}" for letter in "ABCD" if letter in grades)
+    lines += ["", f"{len(found)} tasks: {counts}; geometric means {means[0]:.0f} nodes, {means[1]:.0f} edges."]
+    return "\n".join([*lines, *(f"- not pruned: {name}: {reason}" for name, reason in refused.items())])
+
+
+def row(task: dict[str, Any]) -> list[str]:
+    """One task's figures."""
+    evidence = task["evidence"]
+    says = evidence["findings"]
+    agreement, faithful, norms = says.get("agreement"), says.get("faithfulness"), says.get("frozen_norm")
+    return [
+        evidence["grade"]["letter"],
+        str(task["nodes"]),
+        str(task["edges"]),
+        interval(says["sufficiency"]["task_loss"]),
+        f"{task['calibrated_loss']:.3f}",
+        f"{task['full_loss']:.3f}",
+        f"{task['necessity_loss']:.2f} ({task['necessity_random_loss']:.3f}; {task['necessity_any_loss']:.3f})",
+        "—" if norms is None else f"{norms['frozen_norm_loss']['value']:.3f}",
+        f"{says['interchange']['worst']:.3f}",
+        f"{says['adversarial']['adversarial_loss']['value']:.2f}",
+        f"{says['binarised']['binarised_loss']['value']:.2f}",
+        control(says.get("nonsense")),
+        control(says.get("random_weights")),
+        "—" if agreement is None else f"{agreement['jaccard']['value']:.2f} ({len(agreement['core'])})",
+        "—" if faithful is None else f"{faithful['cpr']['value']:.2f} / {faithful['cmd']['value']:.2f}",
+        f"{task['seconds']:.0f}",
+    ]
+
+
+def control(found: dict[str, Any] | None) -> str:
+    """Nodes of a control relative to the task's at equal loss, or the lowest loss it was brought to."""
+    if found is None:
+        return "—"
+    return f"never (lowest {found['loss']:.2f})" if found["ratio"] is None else f"{found['ratio']:.1f}×"
+
+
+def interval(found: dict[str, float]) -> str:
+    """`value [low, high]`."""
+    return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+
+
+if __name__ == "__main__":
+    main()

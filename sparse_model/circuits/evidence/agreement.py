@@ -1,0 +1,74 @@
+"""Agreement over seeds: how much of the circuit another seed of the same pruning finds again."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import torch
+
+from sparse_model.circuits.evidence.finding import Finding
+from sparse_model.config import SparseConfig
+from sparse_model.nodes import Node, node_locations
+from sparse_model.statistics import Estimate, mean_estimate
+
+
+@dataclass(frozen=True)
+class Agreement(Finding):
+    """Jaccard overlaps of node sets, as fractions."""
+
+    seeds: list[int]
+    nodes: list[int]
+    """per seed"""
+    jaccard: Estimate
+    """mean over pairs of seeds"""
+    chance: float
+    """what random sets of the same sizes per location would have, from one draw each"""
+    core: list[str]
+    """the nodes all seeds share"""
+
+    @property
+    def sentence(self) -> str:
+        """What the figures mean."""
+        return (
+            f"{len(self.seeds)} seeds agree on {self.jaccard} of their nodes (Jaccard; chance {self.chance:.2f}) and share "
+            f"{len(self.core)} of {min(self.nodes)} to {max(self.nodes)}."
+        )
+
+
+def agreement(config: SparseConfig, runs: Sequence[Mapping[str, object]], seed: int = 0) -> Agreement | None:
+    """Overlap of the node sets of several seeds; None for fewer than two.
+
+    Args:
+        config: of the sparse model, for the sizes random sets are drawn from.
+        runs: `{"seed": …, "nodes": [names]}` per seed, as in a circuit's metrics.
+    """
+    if len(runs) < 2:
+        return None
+    sets = [{str(node) for node in run["nodes"]} for run in runs]  # type: ignore[attr-defined]
+    generator = torch.Generator().manual_seed(seed)
+    random = [_like(config, nodes, generator) for nodes in sets]
+    return Agreement(
+        seeds=[int(str(run["seed"])) for run in runs],
+        nodes=[len(nodes) for nodes in sets],
+        jaccard=mean_estimate(np.array(_overlaps(sets))),
+        chance=float(np.mean(_overlaps(random))),
+        core=sorted(set.intersection(*sets), key=Node.parse),
+    )
+
+
+def _overlaps(sets: Sequence[set[str]]) -> list[float]:
+    return [len(a & b) / max(1, len(a | b)) for a, b in combinations(sets, 2)]
+
+
+def _like(config: SparseConfig, nodes: set[str], generator: torch.Generator) -> set[str]:
+    """As many random nodes per location."""
+    counts: dict[str, int] = {}
+    for node in nodes:
+        counts[Node.parse(node).location] = counts.get(Node.parse(node).location, 0) + 1
+    widths = node_locations(config)
+    return {
+        f"{location}:{channel}"
+        for location, count in counts.items()
+        for channel in torch.randperm(widths[location], generator=generator)[:count].tolist()
+    }

@@ -1,0 +1,108 @@
+"""Forcing: how many nodes pruning needs to bring any pairs, on any model, to a loss; the yardstick of the control runs.
+
+Unlike `prune.prune` it takes tasks that the whole model cannot do, decides on the training pairs themselves (a control
+has nothing that could hold on others), and says what was reached where the target was not.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparse_model.circuits.alone import Alone
+from sparse_model.circuits.config import PruneConfig
+from sparse_model.circuits.evidence.outcome import outcome_of
+from sparse_model.circuits.learn import learn_masks
+from sparse_model.circuits.prompts import Prompts
+from sparse_model.model import SparseTransformer
+from sparse_model.tasks.token_pairs import TokenPairs
+
+GROWTH = 1.35
+DECIDING = 64
+
+
+@dataclass(frozen=True)
+class Forced:
+    """Binary loss in nats over the number of top-ranked nodes kept."""
+
+    curve: dict[int, float]
+
+    def nodes_at(self, loss: float) -> int | None:
+        """The fewest nodes seen to reach a loss; None where none did."""
+        return min((nodes for nodes, found in self.curve.items() if found <= loss), default=None)
+
+    @property
+    def lowest(self) -> float:
+        """The lowest loss at any size."""
+        return min(self.curve.values())
+
+    def at_most(self, nodes: int) -> float:
+        """The lowest loss with at most that many nodes."""
+        return min(loss for size, loss in self.curve.items() if size <= nodes)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain types."""
+        return asdict(self)
+
+
+def force(model: SparseTransformer, pairs: TokenPairs, values: Mapping[str, Tensor], config: PruneConfig) -> Forced:
+    """Learn masks as pruning does, one seed, and follow the loss over the number of nodes kept.
+
+    What cannot be had cheaply may be given up altogether at the task's price per node, so there is a second try at a
+    tenth of it, and the better of both counts at every size.
+
+    Args:
+        values: ablation values of this model.
+    """
+    prompts = Prompts(model, pairs)
+    curve: dict[int, float] = {}
+    for k_coef in (config.k_coef, config.k_coef / 10):
+        masks = learn_masks(prompts, values, config.model_copy(update={"k_coef": k_coef}), [config.seed], pairs.name)
+        for nodes, loss in ranked_losses(model, masks.scores(0), pairs, values, config.target_loss).curve.items():
+            curve[nodes] = min(loss, curve.get(nodes, loss))
+    return Forced(dict(sorted(curve.items())))
+
+
+def ranked_losses(
+    model: SparseTransformer,
+    scores: Mapping[str, Tensor],
+    pairs: TokenPairs,
+    values: Mapping[str, Tensor],
+    target: float,
+) -> Forced:
+    """The loss of the top-ranked nodes over their number: sizes a third apart, and a bisection towards the target.
+
+    Nodes of equal score come together, so sizes between are not seen.
+    """
+    alone = Alone(model, pairs.select(slice(0, DECIDING)), values)
+    ranked = torch.cat(list(scores.values())).sort(descending=True).values
+    curve: dict[int, float] = {}
+
+    def size(k: int) -> int:
+        """How many nodes score at least as much as the k-th."""
+        return int((ranked >= ranked[k - 1]).sum()) if k else 0
+
+    def loss(k: int) -> float:
+        nodes = size(k)
+        if nodes not in curve:
+            threshold = ranked[k - 1] if k else float("inf")
+            keep = {name: score >= threshold for name, score in scores.items()}
+            curve[nodes] = outcome_of(alone, alone.logits(keep)).loss
+        return curve[nodes]
+
+    sizes, step = [0], 8.0
+    while step < len(ranked):
+        sizes.append(round(step))
+        step *= GROWTH
+    sizes.append(len(ranked))
+    reached = next((number for number, k in enumerate(sizes) if loss(k) <= target), None)
+    for k in sizes:
+        loss(k)
+    if reached:
+        low, high = sizes[reached - 1], sizes[reached]
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if loss(middle) <= target else (middle, high)
+    return Forced(dict(sorted(curve.items())))

@@ -1,0 +1,126 @@
+"""Grades: which gates a circuit's evidence passes, and the letter that follows.
+
+A  every gate passed
+B  the two basic gates and both control runs passed, and at most one of the others not
+C  the two basic gates passed
+D  a basic gate failed
+
+What was not measured counts as not passed.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sparse_model.circuits.evidence.controls import SEPARATES
+from sparse_model.circuits.evidence.finding import Finding
+
+HELD_OUT_LOSS = 0.30
+P_VALUE = 0.05
+STRESS_LOSS = 0.35
+JACCARD = 0.36
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One requirement on one finding."""
+
+    name: str
+    kind: str
+    """basic, control or stress"""
+    finding: str
+    threshold: float
+    reason: str
+    value: Callable[[Any], float | None]
+    passes: Callable[[Any], bool]
+
+
+GATES = (
+    Gate(
+        "sufficient", "basic", "sufficiency", HELD_OUT_LOSS,
+        "upper end of the held-out loss at most twice the usual target of 0.15 nats",
+        lambda f: f.task_loss.high, lambda f: f.task_loss.high <= HELD_OUT_LOSS,
+    ),
+    Gate(
+        "necessary", "basic", "necessity", P_VALUE,
+        "removing the circuit hurts more than 95 % of equal node sets outside it (p at most)",
+        lambda f: f.p_outside, lambda f: f.p_outside <= P_VALUE,
+    ),
+    Gate(
+        "nonsense", "control", "nonsense", SEPARATES,
+        "answers without a rule need at least this many times the nodes, or cannot be forced at all",
+        lambda f: f.ratio, lambda f: f.separates,
+    ),
+    Gate(
+        "random weights", "control", "random_weights", SEPARATES,
+        "a model with shuffled weights needs at least this many times the nodes, or cannot be forced at all",
+        lambda f: f.ratio, lambda f: f.separates,
+    ),
+    Gate(
+        "necessary among all", "stress", "necessity", P_VALUE,
+        "removing the circuit hurts more than 95 % of equal sets of any nodes (p at most)",
+        lambda f: f.p_any, lambda f: f.p_any <= P_VALUE,
+    ),
+    Gate(
+        "frozen norms", "stress", "frozen_norm", STRESS_LOSS,
+        "under the whole model's norm scales the loss stays at most half of chance",
+        lambda f: f.frozen_norm_loss.value, lambda f: f.frozen_norm_loss.value <= STRESS_LOSS,
+    ),
+    Gate(
+        "adversary", "stress", "adversarial", STRESS_LOSS,
+        "under the worst subset of removals found the loss stays at most half of chance",
+        lambda f: f.adversarial_loss.value, lambda f: f.adversarial_loss.value <= STRESS_LOSS,
+    ),
+    Gate(
+        "interchange", "stress", "interchange", STRESS_LOSS,
+        "with any share of its nodes at the whole model's activations the loss stays at most half of chance",
+        lambda f: f.worst, lambda f: f.worst <= STRESS_LOSS,
+    ),
+    Gate(
+        "seeds", "stress", "agreement", JACCARD,
+        "seeds agree on more of their nodes (Jaccard) than was published for circuits of a dense model",
+        lambda f: f.jaccard.value, lambda f: f.jaccard.value > JACCARD,
+    ),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """What one gate said."""
+
+    name: str
+    kind: str
+    passed: bool | None
+    """None where it was not measured"""
+    value: float | None
+    threshold: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class Grade:
+    """The letter and what it rests on."""
+
+    letter: str
+    gates: list[GateResult]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain types."""
+        return asdict(self)
+
+
+def grade(findings: Mapping[str, Finding | None]) -> Grade:
+    """Judge findings by name (`sufficiency`, `necessity`, …); absent ones and None were not measured."""
+    results = []
+    for gate in GATES:
+        found = findings.get(gate.finding)
+        judged = (None, None) if found is None else (gate.passes(found), gate.value(found))
+        results.append(GateResult(gate.name, gate.kind, judged[0], judged[1], gate.threshold, gate.reason))
+    failed = {kind: sum(not r.passed for r in results if r.kind == kind) for kind in ("basic", "control", "stress")}
+    if failed["basic"]:
+        letter = "D"
+    elif failed["control"] or failed["stress"] > 1:
+        letter = "C"
+    else:
+        letter = "B" if failed["stress"] else "A"
+    return Grade(letter, results)

@@ -1,0 +1,51 @@
+"""Sufficiency: the circuit alone, beside the whole model and random circuits of the same size per location."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sparse_model.circuits.circuit import random_circuit
+from sparse_model.circuits.evidence.finding import Finding
+from sparse_model.circuits.evidence.outcome import Subject
+from sparse_model.statistics import Estimate, mean_estimate
+
+
+@dataclass(frozen=True)
+class Sufficiency(Finding):
+    """Losses in nats (chance 0.693), accuracies as fractions (chance 0.5)."""
+
+    task_loss: Estimate
+    """of the circuit alone"""
+    calibrated_loss: Estimate
+    circuit_accuracy: Estimate
+    full_loss: Estimate
+    """of the whole model"""
+    accuracy: Estimate
+    random_circuit_loss: Estimate
+    """of random circuits outside it, mean over draws"""
+    not_compiled: str | None
+    """why the circuit ran as the masked model, or None"""
+
+    @property
+    def sentence(self) -> str:
+        """What the figures mean."""
+        return (
+            f"Alone, the circuit answers {self.circuit_accuracy.value:.0%} of held-out prompts rightly at a loss of "
+            f"{self.task_loss}; the whole model {self.accuracy.value:.0%} at {self.full_loss.value:.3f}, random circuits of its "
+            f"size have {self.random_circuit_loss.value:.3f}."
+        )
+
+
+def sufficiency(subject: Subject, draws: int = 100) -> Sufficiency:
+    """Measure it on the subject's pairs; `draws` random circuits."""
+    circuit, generator = subject.circuit, subject.generator()
+    random = [subject.only(random_circuit(circuit, generator, outside=True)).loss for _ in range(draws)]
+    return Sufficiency(
+        task_loss=subject.by_itself.loss_estimate(),
+        calibrated_loss=subject.by_itself.loss_estimate(circuit.calibration),
+        circuit_accuracy=mean_estimate(subject.by_itself.right()),
+        full_loss=subject.whole.loss_estimate(),
+        accuracy=mean_estimate(subject.whole.right()),
+        random_circuit_loss=mean_estimate(np.array(random)),
+        not_compiled=subject.alone.not_compiled,
+    )

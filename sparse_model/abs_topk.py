@@ -2,9 +2,14 @@
 
 The k-th magnitude of each row is a threshold. On the CPU NumPy's vectorised partition finds it among the integers
 that the magnitudes are (`sparse_model.magnitude`), in blocks of rows small enough for the cache, split over threads.
-Ties go to the lower channel, so the result is a function of the values alone.
+Ties go to the lower channel, so the result is a function of the values alone. CUDA tensors take the kernel of
+`sparse_model.abs_topk_triton` where Triton is installed, and the plain definition elsewhere.
 """
 
+import importlib
+import importlib.util
+from functools import lru_cache
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -37,10 +42,23 @@ def abs_topk(x: Float[Tensor, "*B W"], k: int) -> Float[Tensor, "*B W"]:
     """
     if k >= x.shape[-1]:
         return x
-    if x.device.type != "cpu":
+    if x.device.type == "cpu":
+        on_cpu: Tensor = _AbsTopK.apply(x, k)
+        return on_cpu
+    kernel = _gpu_kernel() if x.device.type == "cuda" else None
+    if kernel is None or not kernel.serves(x):
         return abs_topk_reference(x, k)
-    result: Tensor = _AbsTopK.apply(x, k)
-    return result
+    with torch.cuda.device(x.device):
+        on_gpu: Tensor = kernel.AbsTopKTriton.apply(x, k)
+    return on_gpu
+
+
+@lru_cache
+def _gpu_kernel() -> ModuleType | None:
+    """The Triton kernel where Triton is installed; looked for once a tensor is on a GPU."""
+    if importlib.util.find_spec("triton") is None:
+        return None
+    return importlib.import_module("sparse_model.abs_topk_triton")
 
 
 class _AbsTopK(torch.autograd.Function):

@@ -1,5 +1,8 @@
 """AbsTopK against its definition: ties, gradients, every path through the code."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given
@@ -71,3 +74,11 @@ def test_the_gradient_is_the_numerical_one_away_from_ties() -> None:
 def test_inputs_that_are_not_contiguous_are_read_in_their_own_order() -> None:
     x = torch.randn(8, 6).T
     assert torch.equal(abs_topk(x, 3), abs_topk_reference(x.contiguous(), 3))
+
+
+def test_a_cpu_tensor_never_brings_in_triton() -> None:
+    code = (
+        "import sys, torch; from sparse_model.abs_topk import abs_topk; abs_topk(torch.randn(4, 8), 2); "
+        "sys.exit('sparse_model.abs_topk_triton' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode == 0

@@ -165,3 +165,18 @@ def test_gradients_stay_dense(tiny_sparse: Make, tokens: torch.Tensor) -> None:
     weight = model.transformer["h"][0].mlp.c_fc.weight
     assert (weight == 0).float().mean() > 0.7
     assert weight.grad[weight == 0].ne(0).float().mean() > 0.3
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_projection_on_the_device_never_waits_for_it_and_keeps_what_the_cpu_keeps(tiny_sparse: Make) -> None:
+    model = tiny_sparse()
+    other = tiny_sparse().cuda()
+    other.load_state_dict(model.state_dict())
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        project(sparse_tensors(other), 0.1, 4)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    project(sparse_tensors(model), 0.1, 4)
+    assert all(torch.equal(a, b.cpu()) for a, b in zip(model.parameters(), other.parameters(), strict=True))

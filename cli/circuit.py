@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from cli.circuit_compare import compare
+from cli.circuit_show import show
 from cli.options import CorpusText, Device, Json, Out, Overwrite, Seed, TaskOption, check_device, with_settings
 from cli.output import print_json, print_table, say
 from sparse_model.circuits.config import PruneConfig
@@ -168,43 +170,6 @@ def evaluate(
     show_evidence(found)
 
 
-@app.command()
-def show(circuit: CircuitArgument, model: ModelOption, as_json: Json = False) -> None:
-    """List a circuit's nodes and the weights between them.
-
-    Example: sparsebridge circuit show runs/closing_quote --model runs/bridge
-    """
-    from cli.loading import load_sparse
-    from sparse_model.circuits.circuit import Circuit, circuit_edges
-
-    loaded = Circuit.load(circuit)
-    sparse = load_sparse(model, "cpu")
-    loaded.check_model(sparse, str(model))
-    edges = list(circuit_edges(sparse, loaded.keep, loaded.edges))
-    if as_json:
-        print_json(
-            {
-                "task": loaded.task,
-                "nodes": [str(node) for node in loaded.nodes],
-                "edges": [{"source": str(e.source), "target": str(e.target), "weight": e.weight} for e in edges],
-            }
-        )
-        return
-    print_table(
-        f"{loaded.task}: {len(loaded.nodes)} nodes",
-        ("node", "edges in", "edges out"),
-        [
-            [str(node), str(sum(e.target == node for e in edges)), str(sum(e.source == node for e in edges))]
-            for node in loaded.nodes
-        ],
-    )
-    print_table(
-        f"{len(edges)} edges (nonzero weights between kept nodes)",
-        ("from", "to", "weight"),
-        [[str(e.source), str(e.target), f"{e.weight:+.3f}"] for e in edges],
-    )
-
-
 def show_evidence(found: Any) -> None:
     """Print what every check says, and the gates behind the grade."""
     print_table(
@@ -256,3 +221,7 @@ def show_evaluation(task: str, found: dict[str, Any], as_json: bool) -> None:
             ["accuracy alone", f"{found['circuit_accuracy']:.3f}", "whole model", f"{found['accuracy']:.3f}"],
         ],
     )
+
+
+app.command()(show)
+app.command()(compare)

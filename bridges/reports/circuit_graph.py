@@ -43,7 +43,7 @@ def circuit_graph(
     short = trim(pairs)
     kept = sorted(circuit.nodes, key=_forward)
     recorded = [_record(model, tokens, kept) for tokens in (short.tokens_a, short.tokens_b)]
-    shown = int(short.last.argmin())
+    shown = shortest(short)
     nodes = []
     for node in kept:
         a, b = (found[node.location][..., node.channel].float().cpu() for found in recorded)
@@ -69,6 +69,11 @@ def circuit_graph(
         "residual_links": residual_links(kept),
         "example": _example(short, shown, tokenizer),
     }
+
+
+def shortest(pairs: TokenPairs) -> int:
+    """Index of the pair that serves as the example: the first of the fewest tokens."""
+    return int(pairs.last.argmin())
 
 
 def bare_graph(task: str, addresses: Iterable[str]) -> dict[str, Any]:
@@ -150,8 +155,8 @@ def _example(pairs: TokenPairs, shown: int, tokenizer: PreTrainedTokenizerBase) 
 
     def side(tokens: Tensor, answer: Tensor) -> dict[str, Any]:
         return {
-            "tokens": [_text(tokenizer, token) for token in tokens[:length].tolist()],
-            "answer": _text(tokenizer, int(answer)),
+            "tokens": [token_text(tokenizer, token) for token in tokens[:length].tolist()],
+            "answer": token_text(tokenizer, int(answer)),
         }
 
     return {
@@ -161,5 +166,6 @@ def _example(pairs: TokenPairs, shown: int, tokenizer: PreTrainedTokenizerBase) 
     }
 
 
-def _text(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
+def token_text(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
+    """One token as text."""
     return str(tokenizer.decode([token], clean_up_tokenization_spaces=False))

@@ -1,16 +1,17 @@
 """What keeping documents apart costs: seconds of a forward and backward pass with the block-diagonal mask over those without.
 
-The two models have the same weights; their steps alternate, and the figure is the median of the ratios of neighbours. The
-same alternation of the model with itself says how much of it is noise. Run: python benchmarks/document_mask.py
+    python benchmarks/document_mask.py [--repeats 15]
+
+The models have the same weights and take turns; a ratio is the median over turns. The model against a copy of itself
+("leaking again") says how much of it is noise.
 """
 
 import argparse
 import json
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
+from timing import interleave, ratio
 
 from sparse_model import SparseConfig, SparseTransformer
 
@@ -29,19 +30,6 @@ def make_step(config: SparseConfig, state: dict[str, torch.Tensor], tokens: torc
     return step
 
 
-def ratio(ours: Callable[[], None], theirs: Callable[[], None], repeats: int) -> float:
-    """Median over repeats of the seconds of one call of `ours` over one of `theirs`."""
-    found = []
-    for _ in range(repeats + 1):
-        times = []
-        for step in (ours, theirs):
-            start = time.perf_counter()
-            step()
-            times.append(time.perf_counter() - start)
-        found.append(times[0] / times[1])
-    return statistics.median(found[1:])
-
-
 def main() -> None:
     """Measure every shape and print one JSON object a line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -54,9 +42,11 @@ def main() -> None:
         state = SparseTransformer(leaking).state_dict()
         tokens = torch.randint(1, 1024, (batch, length))
         tokens[torch.rand(batch, length) < 1 / 100] = 0  # a document about every 100 tokens
-        steps = [make_step(config, state, tokens) for config in (apart, leaking, leaking)]
-        row = {"S": width, "T": length, "B": batch, "ratio": round(ratio(steps[0], steps[1], repeats), 3)}
-        print(json.dumps({**row, "same model": round(ratio(steps[2], steps[1], repeats), 3)}), flush=True)
+        shapes = {"apart": apart, "leaking": leaking, "leaking again": leaking}
+        steps = {name: make_step(config, state, tokens) for name, config in shapes.items()}
+        _, seconds = interleave(steps, repeats)  # of the processor: others' work on the machine does not enter
+        ratios = {name: round(ratio(seconds, name, "leaking"), 3) for name in ("apart", "leaking again")}
+        print(json.dumps({"S": width, "T": length, "B": batch, **ratios}), flush=True)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, broadcast
+from accelerate.utils import broadcast, parse_flag_from_env
 from torch import Tensor, nn
 
 from sparse_model.model import SparseTransformer
@@ -32,6 +32,13 @@ from sparse_model.training.projection import project, sparse_tensors
 from sparse_model.training.schedule import anneal_is_over, density_at, learning_rate_factor
 from sparse_model.training.speed import count_flops, matmul_rate
 from sparse_model.training.validation import Validation, held_out_terms
+
+SPLITTING = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+}
+"""What a launcher sets for ways of training that split parameters, and their names."""
 
 
 def train(
@@ -60,6 +67,7 @@ def train(
     folder, checkpoints = Path(folder), Path(folder) / "checkpoints"
     revival.check_revivable(objective.projected, config)
     check_tracker(config)
+    _check_whole()
     if config.save == "best" and (validation is None or not config.evaluate_every):
         raise UserError("--save best needs a validation loss to choose by; set --evaluate-every above 0")
     accelerator = Accelerator(
@@ -173,18 +181,26 @@ def stays_on_cpu(objective: nn.Module) -> bool:
     return not placed and all(parameter.device.type == "cpu" for parameter in objective.parameters())
 
 
-def _check_shares(config: TrainConfig, batch_size: int, accelerator: Accelerator) -> None:
-    """Refuse what would not train the same model as one process.
+def _check_whole() -> None:
+    """Refuse parameters split over processes, since the projection ranks whole tensors.
 
     Raises:
-        UserError: a batch that does not split evenly, since the mean of unequal parts' means is not the batch's mean; or
-            parameters split over processes, since the projection ranks whole tensors.
+        UserError: what was asked for, and what to launch instead.
     """
-    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
-        raise UserError(
-            f"{accelerator.distributed_type.value} splits parameters over processes, and the weight projection ranks whole "
-            "tensors; launch with data parallelism (accelerate launch --multi_gpu)"
-        )
+    for flag, name in SPLITTING.items():
+        if parse_flag_from_env(flag):
+            raise UserError(
+                f"{name} splits each weight tensor over processes, and the weight projection ranks whole tensors; launch with "
+                "data parallelism instead (accelerate launch --multi_gpu)"
+            )
+
+
+def _check_shares(config: TrainConfig, batch_size: int, accelerator: Accelerator) -> None:
+    """Refuse a batch that does not split evenly, since the mean of unequal parts' means is not the batch's mean.
+
+    Raises:
+        UserError: with the numbers and the remedy.
+    """
     parts = accelerator.num_processes * config.accumulate
     if batch_size % parts:
         raise UserError(

@@ -61,10 +61,11 @@ class Metrics:
             mininterval=2,
         )
         if config.log_to != "none":
+            name = folder.name.removesuffix(".run")
             options = {
                 "tensorboard": {"purge_step": start + 1} if start else {},
-                "wandb": {"dir": str(folder), "name": folder.name},
-                "trackio": {"name": folder.name},
+                "wandb": {"dir": str(folder), "name": name},
+                "trackio": {"name": name},
             }
             project = "tensorboard" if config.log_to == "tensorboard" else PROJECT
             settings = None if config.log_to == "tensorboard" else config.to_json()

@@ -18,7 +18,7 @@ from sparse_model.training.loop import stays_on_cpu, train
 from sparse_model.training.metrics import DIAGNOSTICS, METRICS
 from sparse_model.training.validation import Validation
 
-LOGS = (METRICS, DIAGNOSTICS, "tensorboard")
+LOGS = (METRICS, DIAGNOSTICS, "tensorboard", "wandb")
 """What of the run's folder is kept with the artefact."""
 
 

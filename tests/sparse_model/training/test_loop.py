@@ -218,6 +218,15 @@ def test_a_batch_that_does_not_split_evenly_is_refused(objective: Make, blocks: 
         run(objective(), blocks, tmp_path, CONFIG.model_copy(update={"accumulate": 3}))
 
 
+@pytest.mark.parametrize(("flag", "name"), [("FSDP", "FSDP"), ("DEEPSPEED", "DeepSpeed")])
+def test_parameters_split_over_processes_are_refused_by_name(
+    flag: str, name: str, objective: Make, blocks: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"ACCELERATE_USE_{flag}", "true")
+    with pytest.raises(UserError, match=rf"^{name} splits each weight tensor .* --multi_gpu"):
+        run(objective(), blocks, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("changed", "named"), [({"lr": 0.04}, r"config\.lr"), ({"seed": 1}, r"config\.seed"), ({}, r"model\.width")]
 )

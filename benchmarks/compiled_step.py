@@ -1,0 +1,45 @@
+"""Whether torch.compile pays on this machine: seconds of a compiled forward and backward pass over those of a plain one.
+
+Run: python benchmarks/compiled_step.py (needs a C++ compiler)
+"""
+
+import argparse
+import json
+import time
+
+import torch
+from timing import ratio
+
+from sparse_model import SparseConfig, SparseTransformer
+from sparse_model.training.objective import LanguageModelling
+
+
+def main() -> None:
+    """Print the ratio, and the seconds of the first call, as one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--repeats", type=int, default=11)
+    given = parser.parse_args()
+    torch.manual_seed(0)
+    config = SparseConfig(d_model=given.width, d_mlp=4 * given.width, n_head=given.width // 16)
+    objective = LanguageModelling(SparseTransformer(config))
+    tokens = torch.randint(1024, (16, 128))
+    compiled = torch.compile(objective)
+
+    def run(module: torch.nn.Module) -> None:
+        objective.zero_grad()
+        module(tokens, draw=0)["loss"].backward()
+
+    start = time.perf_counter()
+    run(compiled)
+    first = time.perf_counter() - start
+    found = ratio(lambda: run(compiled), lambda: run(objective), given.repeats)
+    print(
+        json.dumps(
+            {"S": given.width, "compiled over plain": round(found, 2), "seconds of the first call": round(first)}
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

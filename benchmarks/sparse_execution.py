@@ -82,6 +82,18 @@ def compare_forward(width: int, density: float, repeats: int) -> dict[str, float
     }
 
 
+def calibrate(repeats: int) -> dict[str, dict[int, float]]:
+    """Single matrices, by size and density, for 1, 32 and 256 tokens."""
+    shapes = ((256, 256), (1024, 256), (512, 512), (2048, 512), (1024, 1024), (2048, 2048))
+    return {
+        f"{shape[0]}×{shape[1]} at {density:.0%}": {
+            tokens: compare([shape], density, tokens, repeats)["times_faster"] for tokens in (1, 32, 256)
+        }
+        for shape in shapes
+        for density in (0.01, 0.02, 0.05, 0.1)
+    }
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -93,10 +105,7 @@ def main() -> None:
     S, repeats = arguments.width, arguments.repeats
     torch.manual_seed(0)
     if arguments.calibrate:
-        for shape in ((256, 256), (1024, 256), (512, 512), (2048, 512), (1024, 1024), (2048, 2048)):
-            for density in (0.01, 0.02, 0.05, 0.1):
-                found = {n: compare([shape], density, n, repeats)["times_faster"] for n in (1, 32, 256)}
-                print(json.dumps({"shape": shape, "density": density, "times_faster": found}), flush=True)
+        print(json.dumps({**machine(), "times_faster": calibrate(repeats)}, indent=1))
         return
     shapes = [(3 * S, S), (S, S), (4 * S, S), (S, 4 * S), (2048, S)]
     maps = {f"{d:.0%}": {n: compare(shapes, d, n, repeats) for n in TOKENS} for d in (0.01, 0.02)}

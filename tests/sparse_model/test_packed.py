@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparse_model import SparseTransformer, UserError
+from sparse_model.artefacts import save_tensors
 from sparse_model.model import WEIGHTS_NAME
 from sparse_model.packed import pack, unpack
 from sparse_model.training.projection import project, sparse_tensors
@@ -37,16 +38,19 @@ def test_packing_pays_below_and_is_left_out_above_its_limit() -> None:
     assert packed["sparse.places"].tolist() == [7]
 
 
-def test_a_sparse_model_on_disk_is_as_small_as_its_nonzeros(
-    tiny_sparse: Callable[..., SparseTransformer], tmp_path: Path
+def test_at_one_per_cent_a_whole_model_is_twenty_times_smaller_than_its_dense_file_and_loads_the_same(
+    tiny_sparse: Callable[..., SparseTransformer], tokens: torch.Tensor, tmp_path: Path
 ) -> None:
-    model = tiny_sparse(d_model=128, d_mlp=512, n_head=8, d_head=16, vocab_size=256)
-    model.save_pretrained(tmp_path / "dense")
-    tensors = sparse_tensors(model)
-    project(tensors, 0.02, floor=0)
-    model.save_pretrained(tmp_path / "sparse")
-    dense, sparse = ((tmp_path / name / WEIGHTS_NAME).stat().st_size for name in ("dense", "sparse"))
-    assert sparse < dense / 12
+    model = tiny_sparse(d_model=256, d_mlp=1024, n_head=16, d_head=16, vocab_size=1024)
+    project(sparse_tensors(model), 0.01, floor=4)
+    save_tensors(tmp_path / "dense.safetensors", model.state_dict())
+    model.save_pretrained(tmp_path)
+    dense, sparse = ((tmp_path / name).stat().st_size for name in ("dense.safetensors", WEIGHTS_NAME))
+    assert sparse < dense / 20
+    again = SparseTransformer.from_pretrained(tmp_path)
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+    with torch.no_grad():
+        assert torch.equal(again(tokens).logits, model.eval()(tokens).logits)
 
 
 @pytest.mark.parametrize("damage", ["places", "shape", "beyond"])

@@ -1,4 +1,4 @@
-"""The nonsense control: a task's prompts with answers that follow no rule.
+"""Nonsense controls: a task's prompts with answers that follow no rule, or that reverse it.
 
 A circuit found for it measures what pruning can force out of any set of pairs (METHOD §3).
 """
@@ -27,3 +27,11 @@ def nonsense(pairs: TokenPairs, seed: int = 0) -> TokenPairs:
         answer_a=torch.where(exchange, pairs.answer_b, pairs.answer_a),
         answer_b=torch.where(exchange, pairs.answer_a, pairs.answer_b),
     )
+
+
+def reversed_answers(pairs: TokenPairs) -> TokenPairs:
+    """The same prompts; the two answers of every pair change places, so that the rule is the opposite of what a model does.
+
+    `texts` keeps the real answers.
+    """
+    return replace(pairs, name=f"{pairs.name}_reversed", answer_a=pairs.answer_b, answer_b=pairs.answer_a)

@@ -1,9 +1,10 @@
 """Control runs: the same pruning of the same prompts where there is nothing to find.
 
-Nonsense: answers that follow no rule (see `tasks.nonsense`). Shuffled weights: a model that learned nothing (see
+Nonsense: answers that follow no rule. Reversed: the opposite of what the model does, which its nodes know as well as the
+task (both in `tasks.nonsense`). Shuffled weights: a model that learned nothing (see
 `random_weights`).
 
-If pruning can force either with as few nodes as the task, few nodes prove nothing.
+If pruning can force any of them with as few nodes as the task, few nodes prove nothing.
 """
 
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from sparse_model.circuits.evidence.finding import Finding
 from sparse_model.circuits.evidence.forced import Forced, force, ranked_losses
 from sparse_model.circuits.evidence.random_weights import shuffled
 from sparse_model.model import SparseTransformer
-from sparse_model.tasks.nonsense import nonsense
+from sparse_model.tasks.nonsense import nonsense, reversed_answers
 from sparse_model.tasks.token_pairs import TokenPairs
 
 
@@ -73,6 +74,16 @@ class Nonsense(Control):
 
 
 @dataclass(frozen=True)
+class Reversed(Control):
+    """The control of exchanged answers."""
+
+    @property
+    def sentence(self) -> str:
+        """What the figures mean."""
+        return self._compared("Pruned for the wrong answer of every pair, the same model")
+
+
+@dataclass(frozen=True)
 class RandomWeights(Control):
     """The control of weights that were never trained: each matrix's nonzero values exchanged among themselves."""
 
@@ -100,8 +111,8 @@ def control_runs(
     train: TokenPairs,
     blocks: NDArray[np.integer],
     config: PruneConfig,
-) -> tuple[Control, Control]:
-    """Nonsense and shuffled weights, pruned as `config` says.
+) -> dict[str, Control]:
+    """Nonsense, reversed answers and shuffled weights, pruned as `config` says.
 
     Args:
         train: the pairs the circuit was learned from.
@@ -113,6 +124,11 @@ def control_runs(
     else:
         task = ranked_losses(model, circuit.scores, train, circuit.values, target)
     relabelled = force(model, nonsense(train, config.seed), circuit.values, config)
+    opposite = force(model, reversed_answers(train), circuit.values, config)
     random = shuffled(model, config.seed)
     untrained = force(random, train, ablation_values(random, blocks, config.ablation), config)
-    return compared(Nonsense, task, relabelled, target), compared(RandomWeights, task, untrained, target)
+    return {
+        "nonsense": compared(Nonsense, task, relabelled, target),
+        "reversed": compared(Reversed, task, opposite, target),
+        "random_weights": compared(RandomWeights, task, untrained, target),
+    }

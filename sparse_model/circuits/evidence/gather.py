@@ -110,9 +110,9 @@ def gather(
         QUICK if quick and seeds > len(runs) else ONE_SEED,
     )
     if blocks is None:
-        missing |= {"nonsense": QUICK, "random_weights": QUICK}
+        missing |= dict.fromkeys(("nonsense", "reversed", "random_weights"), QUICK)
     else:
         started = time.perf_counter()
-        findings["nonsense"], findings["random_weights"] = control_runs(model, circuit, train, blocks, config)
+        findings |= control_runs(model, circuit, train, blocks, config)
         seconds["control_runs"] = time.perf_counter() - started
     return Evidence(findings, missing, grade(findings), seconds)

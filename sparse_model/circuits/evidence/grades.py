@@ -1,7 +1,7 @@
 """Grades: which gates a circuit's evidence passes, and the letter that follows.
 
 A  every gate passed
-B  the two basic gates and both control runs passed, and at most one of the others not
+B  the two basic gates and all control runs passed, and at most one of the others not
 C  the two basic gates passed
 D  a basic gate failed
 
@@ -49,6 +49,11 @@ GATES = (
     Gate(
         "nonsense", "control", "nonsense", SEPARATES,
         "answers without a rule need at least this many times the nodes, or cannot be forced at all",
+        lambda f: f.ratio, lambda f: f.separates,
+    ),
+    Gate(
+        "reversed", "control", "reversed", SEPARATES,
+        "the wrong answers need at least this many times the nodes, or cannot be forced at all",
         lambda f: f.ratio, lambda f: f.separates,
     ),
     Gate(

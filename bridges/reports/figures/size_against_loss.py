@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from bridges.reports.figures.canvas import BACKWARD, FORWARD, make_figure, quiet_grid, style
 
@@ -20,7 +21,9 @@ def size_against_loss(sweep: Mapping[str, Any]) -> Figure:
             found = [point for point in points if point["series"] == series]
             _series(axes, series, found)
         axes.set_xscale("log")
-        axes.margins(x=0.18, y=0.15)
+        for which in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+            which(LogFormatter(minor_thresholds=(2, 0.6)))
+        axes.margins(x=0.2, y=0.15)
         axes.set_xlabel(
             f"circuit edges, geometric mean over {len(sweep['tasks'])} tasks at loss {sweep['target_loss']:g}"
         )

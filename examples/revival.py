@@ -22,11 +22,11 @@ from sparse_model.training.config import TrainConfig
 SEEDS = (1, 2, 3)
 SHAPE = SparseShape(d_model=128, n_layer=2, n_head=8, position="added")
 TRAIN = TrainConfig(
-    steps=500, batch_size=8, lr=0.01, gradient_rms="normalise", density=0.05, checkpoint_every=200,
+    steps=400, batch_size=8, lr=0.01, gradient_rms="normalise", density=0.05, checkpoint_every=200,
     keep_checkpoints=1, evaluate_every=0, log_to="none",
 )  # fmt: skip
 LABELS = {"revived": "with revival", "plain": "without"}
-REVIVE_EVERY = {"revived": 25, "plain": 0}
+REVIVE_EVERY = {"revived": 20, "plain": 0}
 """Steps; a tenth of the anneal, which takes half of the run."""
 
 

@@ -2,7 +2,8 @@
 
     python -m benchmarks.prune_attribution [--tasks NAME ...] [--target 0.15] [--out FILE.jsonl]
 
-Both are discretised by the same bisection on the same pairs and lose their unread nodes; the ratio is of edges between
+Both are discretised alike on the same pairs (bisection by rank, elimination, unread nodes dropped), and beside it the baseline as
+published, by rank alone; the ratio is of edges between
 the kept nodes, and beside it of learned circuits whose edges are pruned as well. One line of JSON per task goes to --out as
 it is done, and tasks found there are not run again.
 """
@@ -30,7 +31,7 @@ def compare(task: str, config: PruneConfig) -> dict[str, Any]:
     pairs = splits(task, config.pairs)
     circuit = prune(model, pairs.train, pairs.validation, values, config)
     deciding = Deciding(model, (pairs.train.select(slice(0, len(pairs.validation))), pairs.validation), values)
-    keep = discretised(model, attribution_scores(Prompts(model, pairs.train), values), deciding, config.target_loss)
+    keep = discretised(model, attribution_scores(Prompts(model, pairs.train), values), deciding, config)
     return {
         "task": task,
         "learned": {

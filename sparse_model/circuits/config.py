@@ -33,6 +33,9 @@ class PruneConfig(Settings):
     )
     adversary_steps: int = Field(3, ge=1, description="ascent steps per step of the masks (adversarial signal)")
     adversary_step_size: float = Field(0.25, gt=0, le=1, description="of one ascent step, in units of a whole node")
+    elimination_rounds: int = Field(
+        40, ge=0, description="gradients taken while removing nodes the learned masks left over; 0: keep them"
+    )
     edge_steps: int = Field(
         100, ge=0, description="optimiser steps of the masks of edges between kept nodes; 0: keep all"
     )

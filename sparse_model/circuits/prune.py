@@ -2,11 +2,12 @@
 
 1. learn masks     τ per node; loss = task cross-entropy + k_coef · nodes kept, the rest frozen at its ablation value
 2. discretise      rank nodes by τ, bisect for the fewest that reach the target loss on training and validation pairs
-                   (none with τ > 0 goes where they were trained against an adversary)
-3. drop unread     nodes that nothing kept reads change nothing and go
-                   (1–3 for several seeds at once; the one with the fewest edges goes on)
-4. edges           the same, 1–3, for the edges between its nodes
-5. calibrate       scale and shift of the logit difference, by LBFGS
+3. eliminate       what the ranking could not tell apart: least harm per edge first, as far as the target allows
+4. drop unread     nodes that nothing kept reads change nothing and go
+5. edges           masks of the edges between the kept nodes, learned and discretised likewise
+6. calibrate       scale and shift of the logit difference, by LBFGS
+
+1–4 run for several seeds; the one with the fewest edges goes on. Masks trained against an adversary keep all with τ > 0.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from sparse_model.circuits.circuit import Calibration, Circuit
 from sparse_model.circuits.config import PruneConfig
 from sparse_model.circuits.deciding import Deciding, discretise, discretise_edges
 from sparse_model.circuits.edges import count_edges, drop_unread, source_of
+from sparse_model.circuits.eliminate import eliminate
 from sparse_model.circuits.learn import learn_masks
 from sparse_model.circuits.learn_edges import learn_edges
 from sparse_model.circuits.prompts import Prompts
@@ -57,19 +59,15 @@ def prune(
         )
     prompts = Prompts(model, train)
     decide = Deciding(model, deciding, values)
-    # masks trained against an adversary hold out against it as a whole: what they keep stays
-    shrink = config.signal != "adversarial"
     seeds = range(config.seed, config.seed + config.seeds)
     masks = learn_masks(prompts, values, config, seeds, train.name)
-    found = [
-        discretised(model, masks.scores(number), decide, config.target_loss, shrink) for number in range(config.seeds)
-    ]
+    found = [discretised(model, masks.scores(number), decide, config) for number in range(config.seeds)]
     counts = [count_edges(model, keep) for keep in found]
     best = counts.index(min(counts))
     keep, edges = found[best], None
     if config.edge_steps:
         scores = learn_edges(prompts, keep, values, config)
-        edges = discretise_edges(scores, keep, decide, config.target_loss, shrink)
+        edges = discretise_edges(scores, keep, decide, config.target_loss, config.signal != "adversarial")
         keep, edges = without_unread(model, keep, edges, decide, config.target_loss)
     circuit = Circuit(
         task=train.name,
@@ -105,12 +103,15 @@ def prune(
 
 
 def discretised(
-    model: SparseTransformer, scores: Mapping[str, Tensor], decide: Deciding, target: float, shrink: bool = True
+    model: SparseTransformer, scores: Mapping[str, Tensor], decide: Deciding, config: PruneConfig
 ) -> dict[str, Tensor]:
-    """Steps 2 and 3: the fewest top-ranked nodes that reach the target, without unread ones where it still does."""
-    keep = discretise(scores, decide, target, shrink)
+    """Steps 2 to 4: the top-ranked nodes that reach the target, without what else can go."""
+    shrink = config.signal != "adversarial"  # trained to hold out as a whole: what such masks keep stays
+    keep = discretise(scores, decide, config.target_loss, shrink)
+    if shrink:
+        keep = eliminate(keep, decide, config.target_loss, config.elimination_rounds, config.tied)
     read = drop_unread(model, keep)
-    return read if decide.loss(read) <= target else keep
+    return read if decide.loss(read) <= config.target_loss else keep
 
 
 def without_unread(
@@ -135,7 +136,7 @@ def worst_loss(model: SparseTransformer, deciding: Sequence[TokenPairs], tap: Ab
 
 
 def calibrate(model: SparseTransformer, deciding: Sequence[TokenPairs], tap: Ablate, steps: int = 16) -> Calibration:
-    """Step 5: scale and shift of the a–b logit difference that minimise the binary loss."""
+    """Step 6: scale and shift of the a–b logit difference that minimise the binary loss."""
     found = [_differences(model, pairs, tap) for pairs in deciding]
     difference, sign = torch.cat([d for d, _ in found]), torch.cat([s for _, s in found])
     parameters = torch.tensor([1.0, 0.0], dtype=torch.float64, requires_grad=True)

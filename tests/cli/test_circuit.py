@@ -136,7 +136,20 @@ def test_a_circuit_of_another_model_or_cut_short_is_refused(
 
 
 def test_tune_prints_settings_that_prune_reads(cli: Callable, tmp_path: Path) -> None:
-    quick = ("--steps", "4", "--edge-steps", "0", "--pairs", "16", "--batch-pairs", "4", "--blocks", "2")
+    quick = (
+        "--steps",
+        "4",
+        "--edge-steps",
+        "0",
+        "--elimination-rounds",
+        "0",
+        "--pairs",
+        "16",
+        "--batch-pairs",
+        "4",
+        "--blocks",
+        "2",
+    )
     study = ("--task", "for_while", "--storage", f"sqlite:///{tmp_path / 'tune.db'}", "--evaluate-pairs", "8")
     ran = cli("circuit", "tune", BRIDGE, *study, *quick, "--trials", "1")
     assert ran.code == 0, ran.err

@@ -19,7 +19,7 @@ from sparse_model.circuits.prune import (
 from sparse_model.settings import UserError
 from sparse_model.tasks.token_pairs import TokenPairs
 
-QUICK = {"steps": 12, "batch_pairs": 8, "k_coef": 1e-2, "edge_steps": 10, "edge_coef": 2e-2}
+QUICK = {"steps": 12, "batch_pairs": 8, "k_coef": 1e-2, "edge_steps": 10, "edge_coef": 2e-2, "elimination_rounds": 1}
 
 
 def scores_of(known) -> dict[str, torch.Tensor]:

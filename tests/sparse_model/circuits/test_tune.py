@@ -11,7 +11,7 @@ from sparse_model.circuits.config import PruneConfig
 from sparse_model.circuits.tune import TuningTask, best_settings, open_study, penalised, settings_toml, tune
 from sparse_model.settings import UserError
 
-QUICK = PruneConfig(steps=4, batch_pairs=4, edge_steps=0, target_loss=0.4)
+QUICK = PruneConfig(steps=4, batch_pairs=4, edge_steps=0, elimination_rounds=0, target_loss=0.4)
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
 

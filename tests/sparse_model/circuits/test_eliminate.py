@@ -1,0 +1,71 @@
+"""Elimination stays at the target, removes only kept nodes, and ranks them by the derivative of the deciding loss."""
+
+import pytest
+import torch
+
+from sparse_model.circuits.ablation import Ablate, final_logits
+from sparse_model.circuits.deciding import Deciding
+from sparse_model.circuits.eliminate import SINGLE_TRIES, by_harm, eliminate, node_harm
+from sparse_model.tasks.loss import binary_loss
+from tests.sparse_model.circuits.conftest import random_keep
+
+
+@pytest.fixture
+def deciding(known) -> Deciding:
+    return Deciding(known.model, (known.train, known.validation), known.values)
+
+
+def number(keep) -> int:
+    return sum(int(mask.sum()) for mask in keep.values())
+
+
+def test_it_removes_kept_nodes_and_a_query_with_its_key_while_the_target_is_kept(known, deciding) -> None:
+    keep = random_keep(known.model, 0.9)
+    target = deciding.loss(keep) + 0.1
+    fewer = eliminate(keep, deciding, target, rounds=3)
+    assert number(fewer) < number(keep)
+    assert deciding.loss(fewer) <= target
+    assert not any(bool((mask & ~keep[name]).any()) for name, mask in fewer.items())
+    assert all(torch.equal(fewer[f"{layer}.attn.q"], fewer[f"{layer}.attn.k"]) for layer in (0, 1))
+
+
+def test_it_goes_on_until_nothing_more_can_go(known) -> None:
+    deciding = Deciding(known.model, (known.train,), known.values)
+    keep = {name: torch.arange(len(mask)) < 1 for name, mask in random_keep(known.model).items()}
+    target = deciding.loss(keep) + 1e-3
+    fewer = eliminate(keep, deciding, target, rounds=100)
+    assert deciding.loss(fewer) <= target
+    assert number(fewer) < number(keep)
+    for group in by_harm(fewer, deciding, tied=True)[:SINGLE_TRIES]:
+        again = {name: mask.clone() for name, mask in fewer.items()}
+        for name, channel in group:
+            again[name][channel] = False
+        assert deciding.loss(again) > target
+
+
+def test_a_set_that_misses_the_target_and_no_rounds_leave_everything(known, deciding) -> None:
+    keep = random_keep(known.model, 0.5)
+    loss = deciding.loss(keep)
+    for target, rounds in ((0.5 * loss, 10), (2 * loss, 0)):
+        found = eliminate(keep, deciding, target, rounds)
+        assert all(torch.equal(mask, keep[name]) for name, mask in found.items())
+
+
+def test_harm_is_the_finite_difference_of_the_mean_deciding_loss(known, deciding) -> None:
+    keep, name = random_keep(known.model, 0.8), "1.mlp.resid_delta"
+    harm = node_harm(keep, deciding)[name]
+    channel = int((harm.abs() * keep[name]).argmax())
+
+    def loss(mask: float) -> float:
+        """With the node's activation blended with its ablation value."""
+        blend = {place: kept.float() for place, kept in keep.items()}
+        blend[name][channel] = mask
+        losses = []
+        for pairs in (known.train, known.validation):
+            batch = pairs.prompts()
+            logits = final_logits(known.model, batch.tokens, batch.last, Ablate(blend, known.values))
+            losses.append(float(binary_loss(logits, batch.answer, batch.other)))
+        return sum(losses) / 2
+
+    slope = (loss(1 - 1e-2) - loss(1 + 1e-2)) / 2e-2
+    assert slope == pytest.approx(float(harm[channel]), rel=0.05)

@@ -2,10 +2,9 @@
 
     python -m benchmarks.prune_attribution [--tasks NAME ...] [--target 0.15] [--out FILE.jsonl]
 
-Both are discretised alike on the same pairs (bisection by rank, elimination, unread nodes dropped), and beside it the baseline as
-published, by rank alone; the ratio is of edges between
-the kept nodes, and beside it of learned circuits whose edges are pruned as well. One line of JSON per task goes to --out as
-it is done, and tasks found there are not run again.
+Both rankings are cut by the same bisection on the same pairs and lose their unread nodes (`learned`, `attribution`); then both
+again with elimination (`…, eliminated`). Edges are nonzero weights between kept nodes. One line of JSON per task goes
+to --out as it is done, and tasks found there are not run again.
 """
 
 import argparse
@@ -20,32 +19,32 @@ from sparse_model.circuits.attribution import attribution_scores
 from sparse_model.circuits.config import PruneConfig
 from sparse_model.circuits.deciding import Deciding
 from sparse_model.circuits.edges import count_edges
+from sparse_model.circuits.learn import learn_masks
 from sparse_model.circuits.prompts import Prompts
-from sparse_model.circuits.prune import discretised, prune, task_loss
+from sparse_model.circuits.prune import discretised, task_loss
 from sparse_model.tasks import TASKS
 
 
 def compare(task: str, config: PruneConfig) -> dict[str, Any]:
-    """Nodes, edges and held-out loss of both, on one task."""
+    """Nodes, edges and held-out loss of each, on one task."""
     model, values = bundled()
     pairs = splits(task, config.pairs)
-    circuit = prune(model, pairs.train, pairs.validation, values, config)
+    prompts = Prompts(model, pairs.train)
     deciding = Deciding(model, (pairs.train.select(slice(0, len(pairs.validation))), pairs.validation), values)
-    keep = discretised(model, attribution_scores(Prompts(model, pairs.train), values), deciding, config)
-    return {
-        "task": task,
-        "learned": {
-            "nodes": circuit.metrics["nodes"],
-            "edges_between_nodes": circuit.metrics["edges_between_nodes"],
-            "edges": circuit.metrics["edges"],
-            "held_out_loss": task_loss(circuit.within(model), pairs.held_out, circuit.only()),
-        },
-        "attribution": {
-            "nodes": sum(int(mask.sum()) for mask in keep.values()),
-            "edges": count_edges(model, keep),
-            "held_out_loss": task_loss(model, pairs.held_out, Ablate(keep, values)),
-        },
+    scores = {
+        "learned": learn_masks(prompts, values, config, (config.seed,)).scores(0),
+        "attribution": attribution_scores(prompts, values),
     }
+    found: dict[str, Any] = {"task": task}
+    for name, score in scores.items():
+        for label, rounds in ((name, 0), (f"{name}, eliminated", config.elimination_rounds)):
+            keep = discretised(model, score, deciding, config.target_loss, rounds)
+            found[label] = {
+                "nodes": sum(int(mask.sum()) for mask in keep.values()),
+                "edges": count_edges(model, keep),
+                "held_out_loss": task_loss(model, pairs.held_out, Ablate(keep, values)),
+            }
+    return found
 
 
 def geometric_mean(values: list[float]) -> float:
@@ -70,20 +69,15 @@ def main() -> None:
             if arguments.out is not None:
                 with arguments.out.open("a") as lines:
                     lines.write(json.dumps(done[task]) + "\n")
-    print(
-        "| task | nodes | edges between | edges | held-out loss | attribution nodes | edges | held-out loss | ratio |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|")
+    labels = ("learned", "attribution", "learned, eliminated", "attribution, eliminated")
+    print("| task |" + "".join(f" {label}: nodes | edges | held-out loss |" for label in labels))
+    print("|---|" + "---|---|---|" * len(labels))
     for task in arguments.tasks:
-        learned, other = done[task]["learned"], done[task]["attribution"]
-        print(
-            f"| {task} | {learned['nodes']} | {learned['edges_between_nodes']} | {learned['edges']} | "
-            f"{learned['held_out_loss']:.3f} | {other['nodes']} | {other['edges']} | {other['held_out_loss']:.3f} | "
-            f"{other['edges'] / max(1, learned['edges_between_nodes']):.1f} |"
-        )
-    for key, name in (("edges_between_nodes", "edges between kept nodes"), ("edges", "edges left by edge masks")):
-        ratios = [done[t]["attribution"]["edges"] / max(1, done[t]["learned"][key]) for t in arguments.tasks]
-        print(f"attribution over learned, {name}: {geometric_mean(ratios):.1f} (geometric mean of {len(ratios)} tasks)")
+        cells = (done[task][label] for label in labels)
+        print(f"| {task} |" + "".join(f" {c['nodes']} | {c['edges']} | {c['held_out_loss']:.3f} |" for c in cells))
+    for above, below in (labels[1::-1], (labels[1], labels[2]), labels[:1:-1]):
+        ratios = [done[t][above]["edges"] / max(1, done[t][below]["edges"]) for t in arguments.tasks]
+        print(f"edges, {above} over {below}: {geometric_mean(ratios):.1f} (geometric mean of {len(ratios)} tasks)")
 
 
 if __name__ == "__main__":

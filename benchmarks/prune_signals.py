@@ -18,7 +18,7 @@ from benchmarks.bundled_tasks import bundled, splits
 from benchmarks.prune_attribution import geometric_mean
 from sparse_model.circuits.adversary import adversarial_loss
 from sparse_model.circuits.config import PruneConfig
-from sparse_model.circuits.deciding import Deciding, discretise
+from sparse_model.circuits.deciding import Deciding
 from sparse_model.circuits.edges import count_edges
 from sparse_model.circuits.learn import learn_masks
 from sparse_model.circuits.prompts import Prompts
@@ -43,10 +43,8 @@ def compare(task: str, target: float) -> dict[str, dict[str, Any]]:
     for name, changes in SIGNALS.items():
         config = PruneConfig(target_loss=target, **changes)
         scores = learn_masks(prompts, values, config, (0,)).scores(0)
-        if name == LARGER:
-            keep = discretise(scores, deciding, target, shrink=False)
-        else:
-            keep = discretised(model, scores, deciding, config)
+        shrink = name not in (LARGER, "adversarial")
+        keep = discretised(model, scores, deciding, target, config.elimination_rounds, shrink)
         losses = adversarial_loss(model, keep, values, pairs.held_out)
         nodes = sum(int(mask.sum()) for mask in keep.values())
         found[name] = {"nodes": nodes, "edges": count_edges(model, keep), **losses.to_json()}

@@ -61,13 +61,25 @@ def prune(
     decide = Deciding(model, deciding, values)
     seeds = range(config.seed, config.seed + config.seeds)
     masks = learn_masks(prompts, values, config, seeds, train.name)
-    found = [discretised(model, masks.scores(number), decide, config) for number in range(config.seeds)]
+    shrink = config.signal != "adversarial"  # trained to hold out as a whole: what such masks keep stays
+    found = [
+        discretised(
+            model,
+            masks.scores(number),
+            decide,
+            config.target_loss,
+            config.elimination_rounds,
+            shrink,
+            config.tied,
+        )
+        for number in range(config.seeds)
+    ]
     counts = [count_edges(model, keep) for keep in found]
     best = counts.index(min(counts))
     keep, edges = found[best], None
     if config.edge_steps:
         scores = learn_edges(prompts, keep, values, config)
-        edges = discretise_edges(scores, keep, decide, config.target_loss, config.signal != "adversarial")
+        edges = discretise_edges(scores, keep, decide, config.target_loss, shrink)
         keep, edges = without_unread(model, keep, edges, decide, config.target_loss)
     circuit = Circuit(
         task=train.name,
@@ -103,15 +115,25 @@ def prune(
 
 
 def discretised(
-    model: SparseTransformer, scores: Mapping[str, Tensor], decide: Deciding, config: PruneConfig
+    model: SparseTransformer,
+    scores: Mapping[str, Tensor],
+    decide: Deciding,
+    target: float,
+    rounds: int = 0,
+    shrink: bool = True,
+    tied: bool = True,
 ) -> dict[str, Tensor]:
-    """Steps 2 to 4: the top-ranked nodes that reach the target, without what else can go."""
-    shrink = config.signal != "adversarial"  # trained to hold out as a whole: what such masks keep stays
-    keep = discretise(scores, decide, config.target_loss, shrink)
+    """Steps 2 to 4: the top-ranked nodes that reach the target, without what else can go.
+
+    Args:
+        rounds: of elimination.
+        shrink: False leaves all nodes with a positive score.
+    """
+    keep = discretise(scores, decide, target, shrink)
     if shrink:
-        keep = eliminate(keep, decide, config.target_loss, config.elimination_rounds, config.tied)
+        keep = eliminate(keep, decide, target, rounds, tied)
     read = drop_unread(model, keep)
-    return read if decide.loss(read) <= config.target_loss else keep
+    return read if decide.loss(read) <= target else keep
 
 
 def without_unread(

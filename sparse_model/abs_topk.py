@@ -42,6 +42,11 @@ def abs_topk(x: Float[Tensor, "*B W"], k: int) -> Float[Tensor, "*B W"]:
     """
     if k >= x.shape[-1]:
         return x
+    return _keep(x, k)
+
+
+@torch.compiler.disable  # NumPy on threads and a kernel of its own are nothing for torch's compiler to trace
+def _keep(x: Tensor, k: int) -> Tensor:
     if x.device.type == "cpu":
         on_cpu: Tensor = _AbsTopK.apply(x, k)
         return on_cpu

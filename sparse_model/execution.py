@@ -124,11 +124,11 @@ def _compressed(weight: Tensor) -> Tensor | None:
 def _is_plain(x: Tensor, weight: Tensor) -> bool:
     """Whether both are ordinary fp32 CPU tensors whose changes can be told, in a pass that nothing transforms."""
     return (
-        isinstance(weight, nn.Parameter)
+        not torch.compiler.is_compiling()
+        and isinstance(weight, nn.Parameter)
         and type(x) is Tensor
         and x.dtype == weight.dtype == torch.float32
         and x.device.type == weight.device.type == "cpu"
         and not weight.is_inference()
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
     )

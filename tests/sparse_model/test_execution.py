@@ -3,6 +3,8 @@
 import copy
 import gc
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -155,3 +157,25 @@ def test_every_linear_map_of_a_model_says_how_it_runs(tiny_sparse: Make) -> None
     assert len(found) == 4 * 2 + 1
     assert all(choice.kind == "dense" for choice in found.values())  # tiny
     assert "lm_head.weight" in found
+
+
+COMPILED = """
+import torch
+from sparse_model.abs_topk import abs_topk
+from sparse_model.execution import SparseLinear
+torch.manual_seed(0)
+linear, x = SparseLinear(96, 80).eval(), torch.randn(6, 96, requires_grad=True)
+run = lambda x: abs_topk(linear(x), 5) * 2
+compiled = torch.compile(run, backend="eager")
+ours, plain = (torch.autograd.grad(f(x).square().sum(), x)[0] for f in (compiled, run))
+torch.testing.assert_close(ours, plain)
+with torch.no_grad():
+    torch.testing.assert_close(compiled(x), run(x))
+"""
+
+
+@pytest.mark.slow
+def test_torchs_compiler_leaves_abs_topk_and_sparse_maps_right() -> None:
+    # in a process of its own, since the compiler would trace the checks of shapes that the tests put everywhere
+    ran = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, check=False, timeout=300)
+    assert ran.returncode == 0, ran.stderr

@@ -46,7 +46,7 @@ def train_bridge(
         validation: text for the validation curve and the best checkpoint, other than `held_out`.
     """
     torch.manual_seed(train.seed)
-    document_token = tokenizer.bos_token_id if shape.leak is False else None
+    document_token = shape.document_token(tokenizer.bos_token_id, bridged=True)
     sparse = SparseTransformer(shape.config(dense.vocab_size, train_blocks.shape[1], document_token)).to(device)
     bridge = Bridge(align(sparse, dense), sparse.d_model, dense.d_model, bridge_config.topk_fraction, train.seed).to(
         device

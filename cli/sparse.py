@@ -53,7 +53,7 @@ def train(
     from sparse_model.training.validation import Validation
 
     data = Corpus.load(corpus)
-    document_token = None if sparse.leak else data.tokenizer.bos_token_id
+    document_token = sparse.document_token(data.tokenizer.bos_token_id, bridged=False)
     torch.manual_seed(train.seed)
     model = SparseTransformer(sparse.config(data.vocab_size, data.block_length, document_token)).to(
         check_device(device)

@@ -31,6 +31,11 @@ class SparseShape(Settings):
         "yes for one bridged to a dense model, whose attention does",
     )
 
+    def document_token(self, start: int, bridged: bool) -> int | None:
+        """The token that keeps documents apart: `start` if they are to be, None if attention crosses them (see `leak`)."""
+        leak = bridged if self.leak is None else self.leak
+        return None if leak else start
+
     def config(self, vocab_size: int, block_size: int, document_token: int | None = None) -> SparseConfig:
         """The model config for a vocabulary (tokens) and a longest sequence (tokens).
 

@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast, parse_flag_from_env
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from sparse_model.model import SparseTransformer
@@ -106,20 +107,8 @@ def train(
             if diagnosing:
                 turnover.remember()
             parts = batches.at(step, rank, world).to(device).chunk(config.accumulate)
-            terms: dict[str, Tensor] = {}
             with count_flops() if step == start else nullcontext() as counted:
-                for micro, part in enumerate(parts):
-                    with accelerator.accumulate(wrapped):
-                        found = wrapped(part, draw=(config.seed * config.steps + step) * config.accumulate + micro)
-                        accelerator.backward(found["loss"])  # divided by the number of micro-batches there
-                        for name, value in found.items():
-                            terms[name] = terms.get(name, 0) + value.detach() / config.accumulate
-                        if accelerator.sync_gradients:
-                            norms = gradient_norms(parameters)
-                            health.watch(done, terms, norms)
-                            terms["gradient_rms"] = limit_gradient(parameters, config, norms)
-                        optimizer.step()
-                        optimizer.zero_grad()
+                terms = _optimise(accelerator, wrapped, optimizer, parameters, parts, step, config, health)
             project(tensors, density, config.floor)
 
             more = {"density": density, "lr": config.lr * factor}
@@ -154,6 +143,33 @@ def train(
                 raise StoppedEarly(f"stopped after step {done} of {config.steps}; run the same command to go on")
             metrics.advance()
     return metrics.rows
+
+
+def _optimise(
+    accelerator: Accelerator,
+    objective: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    parameters: list[nn.Parameter],
+    parts: tuple[Int[Tensor, "_ T"], ...],
+    step: int,
+    config: TrainConfig,
+    health: Health,
+) -> dict[str, Tensor]:
+    """One step on this process's micro-batches; the loss terms averaged over them, and the gradient's RMS."""
+    terms: dict[str, Tensor] = {}
+    for micro, part in enumerate(parts):
+        with accelerator.accumulate(objective):
+            found = objective(part, draw=(config.seed * config.steps + step) * config.accumulate + micro)
+            accelerator.backward(found["loss"])  # divided by the number of micro-batches there
+            for name, value in found.items():
+                terms[name] = terms.get(name, 0) + value.detach() / config.accumulate
+            if accelerator.sync_gradients:
+                norms = gradient_norms(parameters)
+                health.watch(step + 1, terms, norms)
+                terms["gradient_rms"] = limit_gradient(parameters, config, norms)
+            optimizer.step()
+            optimizer.zero_grad()
+    return terms
 
 
 def _silent(

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from sparse_model import SparseTransformer, UserError
+from sparse_model.shape import SparseShape
 
 Make = Callable[..., SparseTransformer]
 START = 7
@@ -77,3 +78,12 @@ def test_a_single_document_reads_as_in_a_model_that_lets_attention_cross(
 def test_a_document_token_outside_the_vocabulary_is_refused(tiny_sparse: Make) -> None:
     with pytest.raises(UserError, match="document_token = 40"):
         tiny_sparse(document_token=40)
+
+
+@pytest.mark.parametrize(("leak", "bridged", "apart"), [
+    (None, False, True), (None, True, False), (True, False, False), (True, True, False), (False, True, True),
+])  # fmt: skip
+def test_documents_are_kept_apart_unless_asked_or_bridged_to_a_model_that_does_not(
+    leak: bool | None, bridged: bool, apart: bool
+) -> None:
+    assert SparseShape(leak=leak).document_token(START, bridged) == (START if apart else None)

@@ -10,6 +10,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from sparse_model.tasks import TASKS
+
 BEGIN, END = "<!-- compare -->", "<!-- end of compare -->"
 PICTURE = "sparse_against_dense.png"
 MODELS = ("sparse", "dense")
@@ -23,8 +25,8 @@ def text(report: dict[str, Any]) -> str:
     ratio, tasks = _interval(main["ratio"], 1), len(main["tasks"])
     lines = [
         f"At a task loss of {report['at']:g} the dense model's circuits have **{ratio} times** the edges of",
-        f"the sparse model's (geometric mean over {tasks} tasks, 95 % bootstrap interval over tasks; published: about",
-        f"16 at its scale). The two whole models differ by {whole:.2f} times.",
+        f"the sparse model's (geometric mean over {tasks} of the {len(TASKS)} tasks, 95 % bootstrap interval over tasks;",
+        f"published: about 16 at its scale). The two whole models differ by {whole:.2f} times.",
     ]
     if main["ratio_needed"]:
         means = " against ".join(f"{_interval(main['edges_needed'][name], 0)} {name}" for name in reversed(MODELS))

@@ -9,7 +9,7 @@ contexts    per node the passages of ordinary text where it is most active in th
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -51,8 +51,7 @@ def circuit_board(
     effects = token_effects(model, circuit, one, nodes)
     passages = top_contexts(model, nodes, blocks, contexts)
     for node, found in zip(nodes, board["nodes"], strict=True):
-        found["effects"] = effects[node].tolist()
-        found["token"] = place_of(effects[node], found["activations"])
+        found["effects"] = effects[node].ablated.tolist()
         found["contexts"] = [
             {
                 "tokens": [token_text(tokenizer, token) for token in context.tokens],
@@ -61,19 +60,27 @@ def circuit_board(
             }
             for context in passages[node]
         ]
+    tokens = places(nodes, effects, board)
+    for found in board["nodes"]:
+        found["token"] = tokens[found["address"]]
     board["inputs"] = _inputs(model, one, board["nodes"])
     board["outputs"] = _outputs(model, one, nodes)
     board["heads"] = _heads(model, nodes)
     return board
 
 
+class TokenEffects(NamedTuple):
+    """Of one node per token [T], summed over both prompts: what ablating it there does to the logit difference, to first
+    order, and how steeply the difference depends on it there. Magnitudes."""
+
+    ablated: Tensor
+    slope: Tensor
+
+
 def token_effects(
     model: SparseTransformer, circuit: Circuit, pair: TokenPairs, nodes: Sequence[Node]
-) -> dict[Node, Tensor]:
-    """Per node and token of the only pair, first-order effect on the logit difference of ablating it there, as magnitude.
-
-    In the circuit alone, summed over both prompts, [T].
-    """
+) -> dict[Node, TokenEffects]:
+    """The effects of every node in the circuit alone, on the only pair."""
     batch = pair.prompts()
     recorder = Recorder({node.location for node in nodes})
     with torch.enable_grad():
@@ -88,10 +95,11 @@ def token_effects(
     for node in nodes:
         gradient, activation = gradients[node.location], recorder.activations[node.location]
         if gradient is None:
-            effects[node] = torch.zeros(batch.tokens.shape[1])
+            effects[node] = TokenEffects(*torch.zeros(2, batch.tokens.shape[1]))
             continue
         moved = activation[..., node.channel] - circuit.values[node.location][node.channel]
-        effects[node] = (gradient[..., node.channel] * moved).detach().abs().sum(0).cpu()
+        slope = gradient[..., node.channel]
+        effects[node] = TokenEffects(*(x.detach().abs().sum(0).cpu() for x in (slope * moved, slope)))
     return effects
 
 
@@ -100,12 +108,31 @@ def _require_gradient(name: str, tensor: Tensor, /) -> Tensor:
     return tensor if tensor.requires_grad else tensor.detach().requires_grad_()
 
 
-def place_of(effects: Tensor, activations: Mapping[str, Sequence[float]]) -> int:
-    """The token of largest effect; without any the one of largest activation, and without that the last one."""
-    if float(effects.max()) > 0:
-        return int(effects.argmax())
-    sizes = np.abs(np.asarray([activations["a"], activations["b"]])).max(0)
-    return int(sizes.argmax()) if sizes.max() > 0 else len(sizes) - 1
+def places(nodes: Sequence[Node], effects: Mapping[Node, TokenEffects], board: Mapping[str, Any]) -> dict[str, int]:
+    """Every node's token, readers before what they read."""
+    readers: dict[str, tuple[float, str]] = {}
+    for edge in board["edges"]:
+        if not edge["source"].split(":")[0].endswith(".v"):  # a value is read at other tokens than its own
+            heaviest = readers.get(edge["source"], (0.0, ""))
+            readers[edge["source"]] = max(heaviest, (abs(edge["weight"]), edge["target"]))
+    tokens: dict[str, int] = {}
+    for node, found in zip(reversed(nodes), reversed(board["nodes"]), strict=True):
+        reader = readers.get(found["address"], (0.0, ""))[1]
+        tokens[found["address"]] = place_of(effects[node], found["activations"], tokens.get(reader))
+    return tokens
+
+
+def place_of(effects: TokenEffects, activations: Mapping[str, Sequence[float]], reader: int | None = None) -> int:
+    """The token of largest effect; without any (as of nodes whose readers AbsTopK silences on the example) that of the
+    steepest slope, then of the node's reader, then of largest activation, then the last.
+    """
+    for sizes in effects:
+        if float(sizes.max()) > 0:
+            return int(sizes.argmax())
+    if reader is not None:
+        return reader
+    active = np.abs(np.asarray([activations["a"], activations["b"]])).max(0)
+    return int(active.argmax()) if active.max() > 0 else len(active) - 1
 
 
 def _inputs(model: SparseTransformer, pair: TokenPairs, nodes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

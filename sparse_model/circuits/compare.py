@@ -104,7 +104,8 @@ def sweep(
     config: CompareConfig,
     k_coef: float,
 ) -> list[Point]:
-    """Step 1: the circuits of one model, task and k_coef, by target loss; targets below the whole model's loss are left out.
+    """Step 1: the circuits of one model, task and k_coef, by target loss; targets below the whole model's loss, and
+    targets that only the whole model was found to reach (its nodes rank equal), are left out.
 
     Args:
         values: ablation values per node location.
@@ -117,10 +118,12 @@ def sweep(
     pruning = config.pruning(k_coef)
     prompts, decide = Prompts(model, train), _Remembering(model, deciding, values)
     masks = learn_masks(prompts, values, pruning, range(config.seed, config.seed + config.seeds), train.name)
-    points = []
+    points, whole = [], whole_edges(model)
     for target in reachable:
         found = [discretised(model, masks.scores(seed), decide, target) for seed in range(config.seeds)]
         keep, fewer = min(found, key=lambda keep: count_edges(model, keep)), None
+        if count_edges(model, keep) == whole:
+            continue
         if target == config.at and config.edge_steps:
             edges = discretise_edges(learn_edges(prompts, keep, values, pruning), keep, decide, target)
             fewer = count_edges(model, *without_unread(model, keep, edges, decide, target))

@@ -10,7 +10,7 @@ import torch
 
 from bridges.reference_text import builtin_blocks
 from bridges.reports.board_page import board_page
-from bridges.reports.circuit_board import circuit_board, place_of, token_effects
+from bridges.reports.circuit_board import TokenEffects, circuit_board, place_of, token_effects
 from bridges.reports.circuit_graph import shortest
 from bridges.reports.figures.board_drawing import board_drawing
 from bridges.reports.figures.board_layout import lay_out_board
@@ -52,20 +52,25 @@ def test_an_effect_is_the_slope_of_the_logit_difference_as_the_node_is_ablated_a
     for node in nodes:
         if node.part not in ("v", "resid_delta", "post_act"):  # past the last AbsTopK that a small step could flip
             continue
-        token = int(effects[node].argmax())
+        ablated = effects[node].ablated
+        token = int(ablated.argmax())
         slope = (difference(node, token, 1e-5) - difference(node, token, -1e-5)).abs().sum() / 2e-5
-        if float(effects[node][token]) > 1e-3:
-            assert float(slope) == pytest.approx(float(effects[node][token]), rel=1e-3)
+        if float(ablated[token]) > 1e-3:
+            assert float(slope) == pytest.approx(float(ablated[token]), rel=1e-3)
             checked += 1
     explained.model.float()
     assert checked > 3
 
 
-def test_a_node_stands_where_its_effect_is_largest_and_else_where_it_is_active() -> None:
+def test_a_node_stands_where_its_effect_is_largest_else_where_it_could_have_one_else_where_it_is_active() -> None:
     active = {"a": [0.0, 0.0, -2.0, 0.0], "b": [1.0, 0.0, 0.0, 0.0]}
-    assert place_of(torch.tensor([0.0, 3.0, 1.0, 0.0]), active) == 1
-    assert place_of(torch.zeros(4), active) == 2
-    assert place_of(torch.zeros(4), {"a": [0.0] * 4, "b": [0.0] * 4}) == 3
+    none, some, other = torch.zeros(4), torch.tensor([0.0, 3.0, 1.0, 0.0]), torch.tensor([2.0, 0.0, 0.0, 1.0])
+    assert place_of(TokenEffects(some, other), active) == 1
+    assert place_of(TokenEffects(none, other), active) == 0
+    assert place_of(TokenEffects(none, other), active, reader=3) == 0
+    assert place_of(TokenEffects(none, none), active, reader=3) == 3
+    assert place_of(TokenEffects(none, none), active) == 2
+    assert place_of(TokenEffects(none, none), {"a": [0.0] * 4, "b": [0.0] * 4}) == 3
 
 
 def test_inputs_and_outputs_are_the_models_own_weights(explained: Explained, board: dict[str, Any]) -> None:

@@ -27,6 +27,15 @@ def test_every_point_of_a_sweep_reaches_its_target_and_easier_targets_need_no_mo
     assert all(point.edges_needed <= point.edges for point in points if point.edges_needed is not None)
 
 
+def test_a_target_that_only_the_whole_model_reaches_has_no_circuit(
+    known: Known, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything = {name: torch.ones_like(value, dtype=torch.bool) for name, value in known.values.items()}
+    monkeypatch.setattr("sparse_model.circuits.compare.discretised", lambda *_: everything)
+    config = CompareConfig(targets=[0.65], at=0.65, **FAST)
+    assert sweep(known.model, known.train, known.validation, known.validation, known.values, config, 3e-3) == []
+
+
 def test_targets_the_whole_model_misses_are_left_out(known: Known) -> None:
     config = CompareConfig(targets=[1e-9, 5.0], at=5.0, **FAST)
     points = sweep(known.model, known.train, known.validation, known.validation, known.values, config, 3e-3)

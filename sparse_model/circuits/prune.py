@@ -1,7 +1,8 @@
 """Pruning (METHOD §3): from a task to the smallest circuit that still does it.
 
 1. learn masks     τ per node; loss = task cross-entropy + k_coef · nodes kept, the rest frozen at its ablation value
-2. discretise      rank nodes by τ, bisect for the fewest that reach the target loss on training and validation pairs
+2. discretise      rank nodes by τ (those saturated at ±1 by attribution), bisect for the fewest that reach the target
+                   loss on training and validation pairs
 3. eliminate       what the ranking could not tell apart: least harm per edge first, as far as the target allows
 4. drop unread     nodes that nothing kept reads change nothing and go
 5. edges           masks of the edges between the kept nodes, learned and discretised likewise
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from sparse_model.artefacts import model_fingerprint
 from sparse_model.circuits.ablation import Ablate, final_logits
+from sparse_model.circuits.attribution import attribution_scores, break_ties
 from sparse_model.circuits.circuit import Calibration, Circuit
 from sparse_model.circuits.config import PruneConfig
 from sparse_model.circuits.deciding import Deciding, discretise, discretise_edges
@@ -62,10 +64,11 @@ def prune(
     seeds = range(config.seed, config.seed + config.seeds)
     masks = learn_masks(prompts, values, config, seeds, train.name)
     shrink = config.signal != "adversarial"  # trained to hold out as a whole: what such masks keep stays
+    importance = attribution_scores(prompts, values, config.tied)
     found = [
         discretised(
             model,
-            masks.scores(number),
+            break_ties(masks.scores(number), importance),
             decide,
             config.target_loss,
             config.elimination_rounds,

@@ -7,7 +7,7 @@ import torch
 
 from sparse_model import SparseTransformer
 from sparse_model.circuits.ablation import Ablate, final_logits
-from sparse_model.circuits.attribution import attribution_scores
+from sparse_model.circuits.attribution import attribution_scores, break_ties
 from sparse_model.circuits.prompts import Prompts
 from sparse_model.nodes import node_locations
 from sparse_model.tasks.loss import logit_difference
@@ -65,3 +65,13 @@ def test_a_tied_query_and_key_share_the_sum_of_their_attributions(known) -> None
     assert torch.equal(tied["0.attn.q"], tied["0.attn.k"])
     assert bool((tied["0.attn.q"] <= loose["0.attn.q"] + loose["0.attn.k"] + 1e-6).all())
     assert not torch.equal(tied["0.attn.q"], loose["0.attn.q"])
+
+
+def test_only_saturated_scores_are_told_apart_and_no_sign_changes() -> None:
+    scores = {"x": torch.tensor([1.0, 1.0, 0.4, -1.0]), "y": torch.tensor([-1.0, -0.2, -1.0])}
+    importance = {"x": torch.tensor([0.1, 0.9, 5.0, 0.3]), "y": torch.tensor([0.7, 9.0, 0.2])}
+    found = break_ties(scores, importance)
+    assert found["x"][1] > found["x"][0] >= 1
+    assert found["y"][0] > found["x"][3] > found["y"][2] >= -1
+    assert (found["x"][2], found["y"][1]) == (scores["x"][2], scores["y"][1])
+    assert all(torch.equal(found[name] > 0, score > 0) for name, score in scores.items())

@@ -19,6 +19,7 @@ from sparse_model.circuits.attribution import attribution_scores
 from sparse_model.circuits.config import PruneConfig
 from sparse_model.circuits.deciding import Deciding
 from sparse_model.circuits.edges import count_edges
+from sparse_model.circuits.eliminate import eliminate
 from sparse_model.circuits.learn import learn_masks
 from sparse_model.circuits.prompts import Prompts
 from sparse_model.circuits.prune import discretised, task_loss
@@ -37,8 +38,12 @@ def compare(task: str, config: PruneConfig) -> dict[str, Any]:
     }
     found: dict[str, Any] = {"task": task}
     for name, score in scores.items():
-        for label, rounds in ((name, 0), (f"{name}, eliminated", config.elimination_rounds)):
-            keep = discretised(model, score, deciding, config.target_loss, rounds)
+        ranked = discretised(model, score, deciding, config.target_loss)
+        if name == "learned":
+            eliminated = discretised(model, score, deciding, config.target_loss, config.elimination_rounds)
+        else:  # every node has a score above zero: elimination starts from the ranking's own cut
+            eliminated = eliminate(ranked, deciding, config.target_loss, config.elimination_rounds)
+        for label, keep in ((name, ranked), (f"{name}, eliminated", eliminated)):
             found[label] = {
                 "nodes": sum(int(mask.sum()) for mask in keep.values()),
                 "edges": count_edges(model, keep),

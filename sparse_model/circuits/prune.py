@@ -2,7 +2,7 @@
 
 1. learn masks     τ per node; loss = task cross-entropy + k_coef · nodes kept, the rest frozen at its ablation value
 2. discretise      rank nodes by τ (those saturated at ±1 by attribution), bisect for the fewest that reach the target
-                   loss on training and validation pairs
+                   loss on training and validation pairs; where 3 follows, none with τ > 0 goes yet
 3. eliminate       what the ranking could not tell apart: least harm per edge first, as far as the target allows
 4. drop unread     nodes that nothing kept reads change nothing and go
 5. edges           masks of the edges between the kept nodes, learned and discretised likewise
@@ -132,7 +132,8 @@ def discretised(
         rounds: of elimination.
         shrink: False leaves all nodes with a positive score.
     """
-    keep = discretise(scores, decide, target, shrink)
+    # elimination starts from all that was learned: it chooses better than the ranking what to leave out
+    keep = discretise(scores, decide, target, shrink and not rounds)
     if shrink:
         keep = eliminate(keep, decide, target, rounds, tied)
     read = drop_unread(model, keep)

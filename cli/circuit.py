@@ -98,7 +98,7 @@ def tune(
 
     Run it again, or on several machines at once with the same --study and --storage, to add trials.
 
-    Example: sparsebridge circuit tune runs/bridge --task for_while --task closing_quote --trials 30 > best.toml
+    Example: sparsebridge circuit tune runs/bridge --task for_while --task closing_quote --trials 30
     """
     from cli.loading import load_sparse, load_tokenizer, text_blocks
     from cli.tuning import run_study, show_study

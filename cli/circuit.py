@@ -128,6 +128,12 @@ def evaluate(
             "--seeds", min=0, help="prune with this many seeds for their agreement, unless the circuit holds them"
         ),
     ] = 0,
+    controls: Annotated[
+        Path | None,
+        typer.Option(
+            "--controls", help="file of this task's control runs: taken from there, or kept there; unset: run anew"
+        ),
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="leave out the checks that prune again")] = False,
     corpus: CorpusText = None,
     blocks: Annotated[
@@ -160,7 +166,7 @@ def evaluate(
     splits = task_splits(find_task(task or loaded.task), tokenizer, config.pairs, pairs, seed, device)
     text = None if quick else text_blocks(tokenizer, "train", blocks, sparse.config.block_size, corpus)
     subject = Subject(sparse, loaded, splits.held_out, seed)
-    found = gather(subject, splits.train, splits.validation, text, config, draws, seeds)
+    found = gather(subject, splits.train, splits.validation, text, config, draws, seeds, controls)
     evaluation = summary(subject, found.sufficiency, found.necessity).to_json()
     evidence = {**found.to_json(), "total_seconds": time.perf_counter() - started}
     if as_json:

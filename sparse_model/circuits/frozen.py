@@ -9,7 +9,7 @@ The table depends on the model, the ablation values and the prompts, not on the 
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from sparse_model.circuits.prefixes import Prefixes, begins_anew
@@ -18,7 +18,7 @@ from sparse_model.settings import UserError
 
 
 class FrozenStream:
-    """Embedding, constants, square sums, magnitudes and ranks per cell (distinct token and position) of some prompts.
+    """Embedding, constants, square sums, sorted magnitudes per cell (distinct token and position) of some prompts.
 
     Raises:
         UserError: a prompt holds more than one document of a model that keeps documents apart.
@@ -36,7 +36,7 @@ class FrozenStream:
             self.embedding: Float[Tensor, "U S"] = embedding.detach()
         self.constants = frozen_constants(model, values)
         self._square_sums: dict[int, Tensor] = {}
-        self._sorted: dict[int, tuple[Tensor, Tensor]] = {}
+        self._falling: dict[int, Tensor] = {}
         self._unembedded: Tensor | None = None
 
     @torch.no_grad()
@@ -47,23 +47,12 @@ class FrozenStream:
         return self._square_sums[i]
 
     @torch.no_grad()
-    def sorted_magnitudes(self, i: int) -> Float[Tensor, "U S"]:
-        """|h·g| of the frozen stream before sublayer i in rising order; a row's RMS cancels in every comparison."""
-        return self._order(i)[0]
-
-    @torch.no_grad()
-    def ranks(self, i: int) -> Int[Tensor, "U S"]:
-        """How many channels of the frozen stream before sublayer i AbsTopK prefers to each: larger |h·g|, or equal and lower."""
-        return self._order(i)[1]
-
-    def _order(self, i: int) -> tuple[Tensor, Tensor]:
-        if i not in self._sorted:
+    def falling(self, i: int) -> Float[Tensor, "U S"]:
+        """|h·g| of the frozen stream before sublayer i, largest first; a row's RMS cancels in every comparison."""
+        if i not in self._falling:
             gained = ((self.embedding + self.constants[i]) * self.model.norm_gain(i)).abs()
-            falling, order = gained.sort(dim=1, descending=True, stable=True)
-            place = torch.arange(gained.shape[1], dtype=torch.int32, device=gained.device).expand_as(order)
-            ranks = torch.empty_like(place, memory_format=torch.contiguous_format).scatter_(1, order, place)
-            self._sorted[i] = falling.flip(1), ranks
-        return self._sorted[i]
+            self._falling[i] = gained.sort(dim=1, descending=True).values
+        return self._falling[i]
 
     @torch.no_grad()
     def unembedded(self) -> Float[Tensor, "M V"]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sparse_model.circuits.folded import FoldedLinear
 from sparse_model.circuits.frozen import FrozenStream
-from sparse_model.circuits.selection import count_above, count_before
+from sparse_model.circuits.selection import prefers_fewer
 from sparse_model.model import SparseTransformer
 
 
@@ -84,7 +84,6 @@ class Read:
         self.written, self.changed = written, changed
         self.from_circuit = torch.isin(self.channels, written)
         self.place = torch.searchsorted(written, self.channels[self.from_circuit])
-        self.own = torch.isin(self.channels, written[changed]).nonzero().flatten()
 
     def __call__(self, run: Run, stream: Stream) -> Float[Tensor, "R C"]:
         frozen, i, channels = run.frozen, self.i, self.channels
@@ -100,36 +99,22 @@ class Read:
         return run.seen(self.location, channels, stream.rows, x)
 
     def _kept(self, run: Run, stream: Stream, magnitude: Tensor) -> Bool[Tensor, "R C"]:
-        """Whether AbsTopK prefers fewer than k channels: the frozen stream's, less those that the circuit has changed, and
-        what it has changed them to."""
-        cell = run.frozen.prefixes.cell[stream.rows]
-        before = run.frozen.ranks(self.i)[:, self.channels][cell].long()
-        exchanged = torch.zeros_like(before)
-        if len(self.changed):
-            changed = self.written[self.changed]
-            old = (run.frozen_written(self.i, stream.rows)[:, self.changed] * self.gain[changed]).abs()
-            new = (stream.written[:, self.changed] * self.gain[changed]).abs()
-            exchanged = count_before(new, changed, magnitude, self.channels)
-            exchanged -= count_before(old, changed, magnitude, self.channels)
-        if len(self.own):
-            table, own = run.frozen.sorted_magnitudes(self.i), magnitude[:, self.own]
-            before[:, self.own] = count_above(table, cell, own)
-            at_least = count_above(table, cell, own, or_equal=True)
-        kept = before + exchanged < self.k
-        if len(self.own):  # ties of a changed channel with frozen ones; those among the others are settled
-            undecided = kept[:, self.own] & (at_least + exchanged[:, self.own] >= self.k) & (own > 0)
-            rows = undecided.any(1).nonzero().flatten()
-            if len(rows):
-                kept[rows] = self._ranks(run, Stream(stream.rows[rows], stream.written[rows], None)) < self.k
-        return kept
+        """Whether AbsTopK keeps each channel of the stream.
 
-    def _ranks(self, run: Run, stream: Stream) -> Int[Tensor, "R C"]:
-        """Ranks from whole rows, for the few that hold ties."""
-        frozen = run.frozen
-        h = frozen.embedding[frozen.prefixes.cell[stream.rows]] + frozen.constants[self.i]
-        h[:, self.written] = stream.written
-        order = (h * self.gain).abs().argsort(dim=1, descending=True, stable=True)
-        return order.argsort(dim=1)[:, self.channels]
+        The circuit has changed w channels. What is larger than the (k − w)-th of the frozen stream is kept whatever they
+        are, what is smaller than the (k + w)-th is not; the few between are compared with all channels.
+        """
+        frozen, k, width = run.frozen, self.k or 0, run.frozen.embedding.shape[1]
+        falling, cell = frozen.falling(self.i), frozen.prefixes.cell[stream.rows]
+        changed = len(self.changed)
+        surely = magnitude > falling[cell, k - changed - 1][:, None] if changed < k else torch.zeros_like(magnitude) > 0
+        possibly = magnitude >= falling[cell, k + changed - 1][:, None] if k + changed <= width else ~surely
+        row, place = (possibly & ~surely).nonzero(as_tuple=True)
+        if len(row):
+            h = frozen.embedding[cell[row]] + frozen.constants[self.i]
+            h[:, self.written[self.changed]] = stream.written[row][:, self.changed]
+            surely[row, place] = prefers_fewer((h * self.gain).abs(), self.channels[place], k)
+        return surely
 
 
 class Write:

@@ -8,6 +8,7 @@ If pruning can force any of them with as few nodes as the task, few nodes prove 
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from sparse_model.circuits.ablation import ablation_values
 from sparse_model.circuits.circuit import Circuit
 from sparse_model.circuits.config import PruneConfig
+from sparse_model.circuits.evidence.control_cache import cached_curves
 from sparse_model.circuits.evidence.finding import Finding
 from sparse_model.circuits.evidence.forced import Forced, force, ranked_losses
 from sparse_model.circuits.evidence.random_weights import shuffled
@@ -111,24 +113,35 @@ def control_runs(
     train: TokenPairs,
     blocks: NDArray[np.integer],
     config: PruneConfig,
+    cache: Path | None = None,
 ) -> dict[str, Control]:
     """Nonsense, reversed answers and shuffled weights, pruned as `config` says.
 
     Args:
         train: the pairs the circuit was learned from.
         blocks: text for the shuffled model's ablation values.
+        cache: a file that the control runs are taken from, or kept in (see `control_cache`).
     """
+
+    def run() -> dict[str, Forced]:
+        random = shuffled(model, config.seed)
+        return {
+            "nonsense": force(model, nonsense(train, config.seed), circuit.values, config),
+            "reversed": force(model, reversed_answers(train), circuit.values, config),
+            "random_weights": force(random, train, ablation_values(random, blocks, config.ablation), config),
+        }
+
+    key = {
+        "model": circuit.model_fingerprint, "task": train.name, "number of pairs": len(train),
+        "number of text blocks": len(blocks), "setting": config.to_json(),
+    }  # fmt: skip
+    curves = cached_curves(cache, key, run)
     target = config.target_loss
     if circuit.scores is None:
         task = force(model, train, circuit.values, config)
     else:
         task = ranked_losses(model, circuit.scores, train, circuit.values, target)
-    relabelled = force(model, nonsense(train, config.seed), circuit.values, config)
-    opposite = force(model, reversed_answers(train), circuit.values, config)
-    random = shuffled(model, config.seed)
-    untrained = force(random, train, ablation_values(random, blocks, config.ablation), config)
-    return {
-        "nonsense": compared(Nonsense, task, relabelled, target),
-        "reversed": compared(Reversed, task, opposite, target),
-        "random_weights": compared(RandomWeights, task, untrained, target),
-    }
+    return {name: compared(kind, task, curves[name], target) for name, kind in KINDS.items()}
+
+
+KINDS: dict[str, type[Control]] = {"nonsense": Nonsense, "reversed": Reversed, "random_weights": RandomWeights}

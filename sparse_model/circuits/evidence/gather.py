@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -68,6 +69,7 @@ def gather(
     config: PruneConfig,
     draws: int = 100,
     seeds: int = 0,
+    controls: Path | None = None,
 ) -> Evidence:
     """All evidence about one circuit, on the subject's pairs.
 
@@ -76,6 +78,7 @@ def gather(
         blocks: text for the ablation values of the shuffled model; None leaves out whatever prunes again.
         config: how the circuit was pruned; the control runs do the same.
         draws: random node sets per control.
+        controls: file the control runs are taken from, or kept in.
         seeds: seeds to prune with for the agreement, beside what the circuit holds; 0 for none.
     """
     quick = blocks is None
@@ -113,6 +116,6 @@ def gather(
         missing |= dict.fromkeys(("nonsense", "reversed", "random_weights"), QUICK)
     else:
         started = time.perf_counter()
-        findings |= control_runs(model, circuit, train, blocks, config)
+        findings |= control_runs(model, circuit, train, blocks, config, controls)
         seconds["control_runs"] = time.perf_counter() - started
     return Evidence(findings, missing, grade(findings), seconds)

@@ -11,7 +11,7 @@ from sparse_model.circuits.ablation import Ablate, final_logits
 from sparse_model.circuits.alone import Alone, masked_logits
 from sparse_model.circuits.compile import Compiled
 from sparse_model.circuits.prefixes import distinct_prefixes
-from sparse_model.circuits.selection import count_above, count_before, kept_of_varying
+from sparse_model.circuits.selection import kept_of_varying, prefers_fewer
 from sparse_model.nodes import node_locations
 from sparse_model.settings import UserError
 from tests.sparse_model.circuits.conftest import own_pairs, random_keep
@@ -103,17 +103,13 @@ def test_selection_among_varying_and_constant_channels_is_abs_topk_ties_included
         torch.testing.assert_close(torch.where(found, x[:, channels[chosen]], 0.0), expected)
 
 
-def test_counting_in_a_sorted_table_and_among_entries_is_what_comparing_gives() -> None:
+def test_single_channels_are_settled_as_abs_topk_does_ties_included() -> None:
     generator = torch.Generator().manual_seed(0)
-    for width in (1, 2, 7, 8, 33):
-        table = torch.randint(0, 9, (5, width), generator=generator).double().sort(1).values
-        row, x = torch.randint(0, 5, (40,), generator=generator), torch.randint(-1, 11, (40, 3), generator=generator)
-        entries, x = table[row][:, None], x.double()
-        assert torch.equal(count_above(table, row, x), (entries > x[..., None]).sum(-1))
-        assert torch.equal(count_above(table, row, x, or_equal=True), (entries >= x[..., None]).sum(-1))
-        numbers, channels = 2 * torch.arange(width), torch.tensor([0, 5, 2])
-        before = (entries > x[..., None]) | ((entries == x[..., None]) & (numbers < channels[:, None]))
-        assert torch.equal(count_before(table[row], numbers, x, channels), before.sum(-1))
+    x = torch.randint(1, 6, (60, 9), generator=generator).double()
+    channel = torch.randint(0, 9, (60,), generator=generator)
+    for k in range(1, 10):
+        kept = abs_topk_reference(x, k).gather(1, channel[:, None])[:, 0] != 0
+        assert torch.equal(prefers_fewer(x, channel, k), kept)
 
 
 @pytest.mark.parametrize(("changes", "reason"), REFUSED, ids=[reason for _, reason in REFUSED])

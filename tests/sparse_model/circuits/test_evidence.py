@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from sparse_model.circuits.config import PruneConfig
 from sparse_model.circuits.evidence.adversarial import adversarial
 from sparse_model.circuits.evidence.agreement import agreement
 from sparse_model.circuits.evidence.binarised import best_steps, binarised
+from sparse_model.circuits.evidence.control_cache import cached_curves
 from sparse_model.circuits.evidence.controls import Nonsense, RandomWeights, compared
 from sparse_model.circuits.evidence.faithfulness import faithfulness
 from sparse_model.circuits.evidence.finding import Finding
@@ -27,6 +29,7 @@ from sparse_model.circuits.evidence.outcome import Subject
 from sparse_model.circuits.evidence.random_weights import shuffled
 from sparse_model.circuits.evidence.sufficiency import sufficiency
 from sparse_model.circuits.prune import task_loss
+from sparse_model.settings import UserError
 from sparse_model.statistics import Estimate
 from tests.sparse_model.circuits.conftest import random_keep
 
@@ -178,6 +181,24 @@ def test_a_control_separates_when_it_needs_twice_the_nodes_or_never_gets_there()
     assert "2.2 times" in far.sentence
 
 
+def test_control_runs_are_kept_for_their_own_task_and_settings_only(tmp_path: Path) -> None:
+    path, made = tmp_path / "controls.json", []
+
+    def make() -> dict[str, Forced]:
+        made.append(1)
+        return {"nonsense": Forced({0: 0.7, 12: 0.25})}
+
+    key = {"task": "one", "setting": {"steps": 3}}
+    first, second = cached_curves(path, key, make), cached_curves(path, key, make)
+    assert first == second == {"nonsense": Forced({0: 0.7, 12: 0.25})}
+    assert len(made) == 1
+    with pytest.raises(UserError, match="another setting"):
+        cached_curves(path, {**key, "setting": {"steps": 4}}, make)
+    path.write_text("{}")
+    with pytest.raises(UserError, match="holds no control runs"):
+        cached_curves(path, key, make)
+
+
 class _Says(Finding):
     """A finding with given figures, for the gates to read."""
 
@@ -244,3 +265,9 @@ def test_everything_is_gathered_into_one_json_object(quick: bool, known, circuit
     assert all(len(finding["sentence"]) > 40 for finding in read["findings"].values())
     assert set(read["findings"]["sufficiency"]["task_loss"]) == {"value", "low", "high"}
     assert read["grade"]["letter"] in "ABCD"
+
+
+def test_the_documentation_names_every_gate_with_its_threshold_and_reason() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "circuits.md").read_text("utf-8")
+    for gate in GATES:
+        assert f"| {gate.name} | {gate.kind} | {gate.threshold:g} | {gate.reason} |" in page

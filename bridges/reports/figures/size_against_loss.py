@@ -38,6 +38,10 @@ def _series(axes: Any, series: str, points: Sequence[Mapping[str, Any]]) -> None
     sizes = [point["circuit_size"] for point in points]
     losses = [point["cross_entropy"]["mixture"] for point in points]
     axes.plot(sizes, losses, "o-", color=COLOURS[series], linewidth=1.2, markersize=6, label=series)
-    for point, size, loss in zip(points, sizes, losses, strict=True):
+    named = sorted(zip(sizes, losses, points, strict=True), key=lambda found: found[0])
+    for number, (size, loss, point) in enumerate(named):
+        side = -15 if number % 2 else 8  # above and below in turn, so that neighbours do not cover each other
         label = f"S={point['width']}, {point['density']:.1%}"
-        axes.annotate(label, (size, loss), xytext=(7, 6), textcoords="offset points", fontsize=8.5)
+        paper = {"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.85}
+        place = {"xytext": (0, side), "textcoords": "offset points", "ha": "center"}
+        axes.annotate(label, (size, loss), fontsize=8.5, bbox=paper, **place)

@@ -24,7 +24,7 @@ def test_a_sweep_is_drawn_point_by_point_and_unsized_models_are_left_out() -> No
     axes = size_against_loss({"tasks": ["a"], "target_loss": 0.15, "points": points}).axes[0]
     drawn = {line.get_label(): list(zip(*line.get_data(), strict=True)) for line in axes.lines}
     assert drawn == {"fixed nonzeros": [(300, 2.8), (120, 2.6)], "fixed width": [(200, 2.7)]}
-    assert [text.get_text() for text in axes.texts] == ["S=64, 5.0%", "S=128, 5.0%", "S=64, 5.0%"]
+    assert [text.get_text() for text in axes.texts] == ["S=128, 5.0%", "S=64, 5.0%", "S=64, 5.0%"]
     assert axes.get_xscale() == "log"
     assert not size_against_loss({"tasks": [], "target_loss": 0.15, "points": points[3:]}).axes[0].lines
 

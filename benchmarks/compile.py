@@ -184,6 +184,17 @@ def main() -> None:
             f"bundled, {circuit.task}",
             compare(bundled, dict(circuit.keep), dict(circuit.values), prompts(circuit.task)),
         )
+    if arguments.into is not None:
+        page = arguments.into.read_text("utf-8")
+        arguments.into.write_text(replaced(page, found, 2 * arguments.pairs, arguments.threads), encoding="utf-8")
+
+
+def replaced(page: str, found: list[dict[str, Any]], prompts: int, threads: int) -> str:
+    """The page with the table between its two comments."""
+    before, _, rest = page.partition(BEGIN)
+    rows = "\n".join([HEAD, *map(line, found)])
+    note = f"{prompts} prompts, {threads} thread(s)."
+    return f"{before}{BEGIN}\n{rows}\n\n{note}\n{END}{rest.partition(END)[2]}"
 
 
 if __name__ == "__main__":

@@ -119,7 +119,28 @@ def table(found: dict[str, Any], refused: dict[str, str]) -> str:
     grades = [task["evidence"]["grade"]["letter"] for task in found.values()]
     counts = ", ".join(f"{grades.count(letter)} {letter}" for letter in "ABCD" if letter in grades)
     lines += ["", f"{len(found)} tasks: {counts}; geometric means {means[0]:.0f} nodes, {means[1]:.0f} edges."]
+    lines += ["", *(reached(found, name, label) for name, label in CONTROLS.items())]
     return "\n".join([*lines, *(f"- not pruned: {name}: {reason}" for name, reason in refused.items())])
+
+
+CONTROLS = {
+    "nonsense": "answers that follow no rule",
+    "reversed": "the wrong answer of every pair",
+    "random_weights": "the task on shuffled weights",
+}
+
+
+def reached(found: dict[str, Any], name: str, label: str) -> str:
+    """On how many tasks a control was brought to the target loss, with how many times the task's nodes."""
+    controls = [task["evidence"]["findings"][name] for task in found.values() if name in task["evidence"]["findings"]]
+    ratios = sorted(control["ratio"] for control in controls if control["ratio"] is not None)
+    lowest = [control["loss"] for control in controls if control["ratio"] is None]
+    parts = [f"- {label}: brought to the target on {len(ratios)} of {len(controls)} tasks"]
+    if ratios:
+        parts.append(f"with {ratios[0]:.1f} to {ratios[-1]:.1f} times the task's nodes")
+    if lowest:
+        parts.append(f"elsewhere to {min(lowest):.2f} nats at the lowest")
+    return ", ".join(parts) + "."
 
 
 def row(task: dict[str, Any]) -> list[str]:

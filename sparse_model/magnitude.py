@@ -34,9 +34,11 @@ def keep_largest_per_row(magnitude: NDArray[Any], k: int) -> NDArray[np.bool_]:
     threshold = order[:, place : place + 1]
     mask = magnitude >= threshold
     if np.count_nonzero(mask) != k * len(magnitude):
-        rows = np.flatnonzero(mask.sum(1) != k)
-        above, tied = magnitude[rows] > threshold[rows], magnitude[rows] == threshold[rows]
-        mask[rows] = above | (tied & (tied.cumsum(1) <= k - above.sum(1, keepdims=True)))
+        tied = np.flatnonzero(magnitude == threshold)
+        rows = tied // magnitude.shape[1]
+        until_row_ends = np.searchsorted(rows, rows, side="right") - np.arange(len(rows))
+        surplus = mask.view(np.uint8).sum(axis=1, dtype=np.int32) - k
+        mask.reshape(-1)[tied[until_row_ends <= surplus[rows]]] = False
     return mask
 
 

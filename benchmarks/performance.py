@@ -21,7 +21,7 @@ RUNS = {
     "projection": ["projection.py", "--repeats", "7"],
     "abs_topk": ["abs_topk.py", "--repeats", "9"],
     "sparse_execution": ["sparse_execution.py", "--repeats", "5"],
-    "sparse_forward": ["sparse_execution.py", "--repeats", "3", "--forward"],
+    "sparse_forward": ["sparse_execution.py", "--repeats", "3", "--width", "1024", "--forward"],
     "calibration": ["sparse_execution.py", "--repeats", "9", "--calibrate"],
     "saved_size": ["saved_size.py"],
 }

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 TILE = 32
-"""Tokens per product; the fastest of 32 to 512 at every width that `benchmarks/sparse_execution.py` measures."""
+"""Tokens per product: the transposed tile of a map of a few thousand inputs stays in a core's cache."""
 MIN_ENTRIES = 2**20
-"""Smaller matrices stay dense: a single token does not repay the call."""
+"""Smaller matrices stay dense, since a single token hardly repays the call; provisional, see docs/performance.md."""
 MAX_DENSITY = 0.05
-"""Denser matrices stay dense. At or below it CSR won for 1 to 2048 tokens (`benchmarks/sparse_execution.py`)."""
+"""Denser matrices stay dense; provisional, see docs/performance.md."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+PIPED_WIDTH = 140
+"""Characters of a table that does not go to a terminal."""
+
 
 def say(message: str) -> None:
     """A line of progress, on stderr."""
@@ -20,16 +23,20 @@ def print_json(values: Mapping[str, Any]) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], note: str = "") -> None:
-    """A table on stdout; the first column is text, the others are figures."""
+    """A table on stdout; columns of figures are set flush right, those that hold a word flush left."""
     table = Table(title=title, title_justify="left", caption=note or None, caption_justify="left")
     for number, column in enumerate(columns):
-        is_figure = 0 < number < len(columns) - 1
+        is_text = number == 0 or any(row[number][:1].isalpha() for row in rows)
+        is_inner = 0 < number < len(columns) - 1
         table.add_column(
-            column, justify="right" if number else "left", no_wrap=is_figure, min_width=1 if number else 12
+            column, justify="left" if is_text else "right", no_wrap=is_inner, min_width=1 if number else 12
         )
     for row in rows:
         table.add_row(*row)
-    Console(soft_wrap=False, highlight=False).print(table)
+    console = Console(soft_wrap=False, highlight=False)
+    if not console.is_terminal:  # a file or a pipe has no edge: names stay whole
+        console = Console(soft_wrap=False, highlight=False, width=max(console.width, PIPED_WIDTH))
+    console.print(table)
 
 
 def interval(estimate: Mapping[str, float], digits: int = 3) -> str:

@@ -10,6 +10,7 @@ import pkgutil
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 os.environ.setdefault("TQDM_DISABLE", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads make a busy machine twenty times slower
 
 import torch
 from jaxtyping import install_import_hook

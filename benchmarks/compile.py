@@ -9,7 +9,6 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +100,13 @@ def compare(
     frozen = FrozenStream(model, values, distinct_prefixes(batch.tokens, batch.last))
     Compiled(model, keep, values).logits(frozen)
     first = time.process_time() - started
-    masked: Callable[[], Any] = lambda: final_logits(model, batch.tokens, batch.last, tap)  # noqa: E731
-    compiled: Callable[[], Any] = lambda: Compiled(model, keep, values).logits(frozen)  # noqa: E731
+
+    def masked() -> torch.Tensor:
+        return final_logits(model, batch.tokens, batch.last, tap)
+
+    def compiled() -> torch.Tensor:
+        return Compiled(model, keep, values).logits(frozen)
+
     program = Compiled(model, keep, values)
     times: dict[str, list[float]] = {"masked": [], "program": [], "compile and run": []}
     for _ in range(REPEATS):

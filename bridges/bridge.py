@@ -40,7 +40,7 @@ class Bridge(nn.Module):
         self.encoders: Sequence[nn.Linear] = nn.ModuleList(  # type: ignore[assignment]  # a list of linear maps
             nn.Linear(d_dense, d_sparse) for _ in range(count)
         )
-        self.decoders: Sequence[nn.Linear] = nn.ModuleList(  # type: ignore[assignment]
+        self.decoders: Sequence[nn.Linear] = nn.ModuleList(  # type: ignore[assignment]  # likewise
             nn.Linear(d_sparse, d_dense) for _ in range(count)
         )
         generator = torch.Generator().manual_seed(seed)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ class Agreement(Finding):
         )
 
 
-def agreement(config: SparseConfig, runs: Sequence[Mapping[str, object]], seed: int = 0) -> Agreement | None:
+def agreement(config: SparseConfig, runs: Sequence[Mapping[str, Any]], seed: int = 0) -> Agreement | None:
     """Overlap of the node sets of several seeds; None for fewer than two.
 
     Args:
@@ -45,7 +46,7 @@ def agreement(config: SparseConfig, runs: Sequence[Mapping[str, object]], seed: 
     """
     if len(runs) < 2:
         return None
-    sets = [{str(node) for node in run["nodes"]} for run in runs]  # type: ignore[attr-defined]
+    sets = [{str(node) for node in run["nodes"]} for run in runs]
     generator = torch.Generator().manual_seed(seed)
     random = [_like(config, nodes, generator) for nodes in sets]
     return Agreement(

@@ -1,5 +1,6 @@
 """What every check returns: figures with intervals and a sentence that says what they mean."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -7,13 +8,13 @@ from sparse_model.statistics import Estimate
 
 
 @dataclass(frozen=True)
-class Finding:
+class Finding(ABC):
     """Base of the results of all checks; subclasses add their figures and say them in `sentence`."""
 
     @property
+    @abstractmethod
     def sentence(self) -> str:
         """What the figures mean, in plain words."""
-        raise NotImplementedError
 
     def to_json(self) -> dict[str, Any]:
         """Figures by field name, intervals as {value, low, high}, and the sentence."""

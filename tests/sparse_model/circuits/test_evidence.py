@@ -202,6 +202,8 @@ def test_control_runs_are_kept_for_their_own_task_and_settings_only(tmp_path: Pa
 class _Says(Finding):
     """A finding with given figures, for the gates to read."""
 
+    sentence = "Only figures."
+
     def __init__(self, **figures: object) -> None:
         self.__dict__.update(figures)
 

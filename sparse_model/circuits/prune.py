@@ -65,24 +65,17 @@ def prune(
     masks = learn_masks(prompts, values, config, seeds, train.name)
     shrink = config.signal != "adversarial"  # trained to hold out as a whole: what such masks keep stays
     importance = attribution_scores(prompts, values, config.tied)
+    ranked = [break_ties(masks.scores(number), importance) for number in range(config.seeds)]
     found = [
-        discretised(
-            model,
-            break_ties(masks.scores(number), importance),
-            decide,
-            config.target_loss,
-            config.elimination_rounds,
-            shrink,
-            config.tied,
-        )
-        for number in range(config.seeds)
+        discretised(model, scores, decide, config.target_loss, config.elimination_rounds, shrink, config.tied)
+        for scores in ranked
     ]
     counts = [count_edges(model, keep) for keep in found]
     best = counts.index(min(counts))
     keep, edges = found[best], None
     if config.edge_steps:
-        scores = learn_edges(prompts, keep, values, config)
-        edges = discretise_edges(scores, keep, decide, config.target_loss, shrink)
+        edge_scores = learn_edges(prompts, keep, values, config)
+        edges = discretise_edges(edge_scores, keep, decide, config.target_loss, shrink)
         keep, edges = without_unread(model, keep, edges, decide, config.target_loss)
     circuit = Circuit(
         task=train.name,
@@ -92,7 +85,7 @@ def prune(
         ablation=config.ablation,
         settings=config.to_json(),
         edges=edges,
-        scores=masks.scores(best),
+        scores=ranked[best],
     )
     within = circuit.within(model)
     return replace(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sparse_model.circuits.alone import Alone
+from sparse_model.circuits.attribution import attribution_scores, break_ties
 from sparse_model.circuits.config import PruneConfig
 from sparse_model.circuits.evidence.outcome import outcome_of
 from sparse_model.circuits.learn import learn_masks
@@ -48,7 +49,7 @@ class Forced:
 
 
 def force(model: SparseTransformer, pairs: TokenPairs, values: Mapping[str, Tensor], config: PruneConfig) -> Forced:
-    """Learn masks as pruning does, one seed, and follow the loss over the number of nodes kept.
+    """Learn and rank masks as pruning does, one seed, and follow the loss over the number of nodes kept.
 
     What cannot be had cheaply may be given up altogether at the task's price per node, so there is a second try at a
     tenth of it, and the better of both counts at every size.
@@ -57,10 +58,12 @@ def force(model: SparseTransformer, pairs: TokenPairs, values: Mapping[str, Tens
         values: ablation values of this model.
     """
     prompts = Prompts(model, pairs)
+    importance = attribution_scores(prompts, values, config.tied)
     curve: dict[int, float] = {}
     for k_coef in (config.k_coef, config.k_coef / 10):
         masks = learn_masks(prompts, values, config.model_copy(update={"k_coef": k_coef}), [config.seed], pairs.name)
-        for nodes, loss in ranked_losses(model, masks.scores(0), pairs, values, config.target_loss).curve.items():
+        scores = break_ties(masks.scores(0), importance)
+        for nodes, loss in ranked_losses(model, scores, pairs, values, config.target_loss).curve.items():
             curve[nodes] = min(loss, curve.get(nodes, loss))
     return Forced(dict(sorted(curve.items())))
 

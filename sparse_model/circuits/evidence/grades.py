@@ -1,8 +1,8 @@
 """Grades: which gates a circuit's evidence passes, and the letter that follows.
 
 A  every gate passed
-B  the two basic gates and all control runs passed, and at most one of the others not
-C  the two basic gates passed
+B  the three basic gates and all control runs passed, and at most one of the others not
+C  the three basic gates passed
 D  a basic gate failed
 
 What was not measured counts as not passed.
@@ -17,7 +17,7 @@ from sparse_model.circuits.evidence.finding import Finding
 
 HELD_OUT_LOSS = 0.30
 P_VALUE = 0.05
-STRESS_LOSS = 0.35
+HALF_OF_CHANCE = 0.35
 JACCARD = 0.36
 
 
@@ -47,6 +47,11 @@ GATES = (
         lambda f: f.p_outside, lambda f: f.p_outside <= P_VALUE,
     ),
     Gate(
+        "necessary in size", "basic", "necessity", HALF_OF_CHANCE,
+        "removing the circuit brings the whole model's loss to at least half of chance",
+        lambda f: f.necessity_loss.value, lambda f: f.necessity_loss.value >= HALF_OF_CHANCE,
+    ),
+    Gate(
         "nonsense", "control", "nonsense", SEPARATES,
         "answers without a rule need at least this many times the nodes, or cannot be forced at all",
         lambda f: f.ratio, lambda f: f.separates,
@@ -67,19 +72,19 @@ GATES = (
         lambda f: f.p_any, lambda f: f.p_any <= P_VALUE,
     ),
     Gate(
-        "frozen norms", "stress", "frozen_norm", STRESS_LOSS,
+        "frozen norms", "stress", "frozen_norm", HALF_OF_CHANCE,
         "under the whole model's norm scales the loss stays at most half of chance",
-        lambda f: f.frozen_norm_loss.value, lambda f: f.frozen_norm_loss.value <= STRESS_LOSS,
+        lambda f: f.frozen_norm_loss.value, lambda f: f.frozen_norm_loss.value <= HALF_OF_CHANCE,
     ),
     Gate(
-        "adversary", "stress", "adversarial", STRESS_LOSS,
+        "adversary", "stress", "adversarial", HALF_OF_CHANCE,
         "under the worst subset of removals found the loss stays at most half of chance",
-        lambda f: f.adversarial_loss.value, lambda f: f.adversarial_loss.value <= STRESS_LOSS,
+        lambda f: f.adversarial_loss.value, lambda f: f.adversarial_loss.value <= HALF_OF_CHANCE,
     ),
     Gate(
-        "interchange", "stress", "interchange", STRESS_LOSS,
+        "interchange", "stress", "interchange", HALF_OF_CHANCE,
         "with any share of its nodes at the whole model's activations the loss stays at most half of chance",
-        lambda f: f.worst, lambda f: f.worst <= STRESS_LOSS,
+        lambda f: f.worst, lambda f: f.worst <= HALF_OF_CHANCE,
     ),
     Gate(
         "seeds", "stress", "agreement", JACCARD,

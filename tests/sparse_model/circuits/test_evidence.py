@@ -212,11 +212,15 @@ def estimate(value: float) -> Estimate:
     return Estimate(value, value - 0.01, value + 0.01)
 
 
+def necessary(p: float = 0.01, loss: float = 0.9) -> _Says:
+    return _Says(p_outside=p, p_any=p, necessity_loss=estimate(loss))
+
+
 def findings(**changed: object) -> dict:
     separates = _Says(ratio=3.0, separates=True)
     good = {
         "sufficiency": _Says(task_loss=estimate(0.1)),
-        "necessity": _Says(p_outside=0.01, p_any=0.01),
+        "necessity": necessary(),
         "nonsense": separates,
         "reversed": separates,
         "random_weights": separates,
@@ -237,7 +241,8 @@ def findings(**changed: object) -> dict:
         ({"adversarial": _Says(adversarial_loss=estimate(7.0)), "agreement": None}, "C"),
         ({"nonsense": _Says(ratio=1.1, separates=False)}, "C"),
         ({"nonsense": None, "reversed": None, "random_weights": None}, "C"),
-        ({"necessity": _Says(p_outside=0.2, p_any=0.2)}, "D"),
+        ({"necessity": necessary(p=0.2)}, "D"),
+        ({"necessity": necessary(loss=0.01)}, "D"),
         ({"sufficiency": _Says(task_loss=estimate(0.299))}, "D"),
     ],
     ids=str,

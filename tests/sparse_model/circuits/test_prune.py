@@ -92,6 +92,14 @@ def test_a_pruned_circuit_reaches_the_target_with_part_of_the_nodes(known) -> No
     assert found.task_loss < found.random_circuit_loss
 
 
+def test_the_stored_ranking_tells_nodes_apart_whose_masks_are_saturated(known) -> None:
+    config = PruneConfig(target_loss=5.0, lr=0.5, **QUICK)
+    scores = prune(known.model, known.train, known.validation, known.values, config).scores
+    assert scores is not None
+    saturated = torch.cat([score[score >= 1] for name, score in scores.items() if not name.endswith(".k")])
+    assert len(saturated.unique()) == len(saturated) > 10
+
+
 def test_a_task_the_whole_model_cannot_do_is_refused(known) -> None:
     def backwards(pairs: TokenPairs) -> TokenPairs:
         from dataclasses import replace

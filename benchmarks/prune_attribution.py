@@ -1,19 +1,16 @@
 """Learned masks against the attribution baseline at equal loss, over tasks.
 
-    python -m benchmarks.prune_attribution [--tasks NAME ...] [--target 0.15] [--out FILE.jsonl]
+    python -m benchmarks.prune_attribution [--tasks NAME ...] [--target 0.15] [--out FILE.jsonl] [--into docs/circuits.md]
 
 Both rankings are cut by the same bisection on the same pairs and lose their unread nodes (`learned`, `attribution`); then both
 again with elimination (`…, eliminated`). Edges are nonzero weights between kept nodes. One line of JSON per task goes
 to --out as it is done, and tasks found there are not run again.
 """
 
-import argparse
-import json
-import math
-from pathlib import Path
 from typing import Any
 
 from benchmarks.bundled_tasks import bundled, splits
+from benchmarks.by_task import deliver, options, records, times
 from sparse_model.circuits.ablation import Ablate
 from sparse_model.circuits.attribution import attribution_scores
 from sparse_model.circuits.config import PruneConfig
@@ -24,6 +21,14 @@ from sparse_model.circuits.learn import learn_masks
 from sparse_model.circuits.prompts import Prompts
 from sparse_model.circuits.prune import discretised, task_loss
 from sparse_model.tasks import TASKS
+
+LABELS = ("learned", "attribution", "learned, eliminated", "attribution, eliminated")
+AGAINST = (
+    ("By rank alone, attribution needs", "attribution", "learned"),
+    ("With both eliminated it needs", "attribution, eliminated", "learned, eliminated"),
+    ("Attribution by rank alone, against learned masks eliminated, needs", "attribution", "learned, eliminated"),
+)
+"""What is said of a ratio of edges: the words before it, and above and below the line."""
 
 
 def compare(task: str, config: PruneConfig) -> dict[str, Any]:
@@ -36,7 +41,7 @@ def compare(task: str, config: PruneConfig) -> dict[str, Any]:
         "learned": learn_masks(prompts, values, config, (config.seed,)).scores(0),
         "attribution": attribution_scores(prompts, values),
     }
-    found: dict[str, Any] = {"task": task}
+    found: dict[str, Any] = {}
     for name, score in scores.items():
         ranked = discretised(model, score, deciding, config.target_loss)
         if name == "learned":
@@ -52,37 +57,28 @@ def compare(task: str, config: PruneConfig) -> dict[str, Any]:
     return found
 
 
-def geometric_mean(values: list[float]) -> float:
-    """e to the mean logarithm."""
-    return math.exp(sum(map(math.log, values)) / len(values))
+def text(found: list[dict[str, Any]]) -> str:
+    """Markdown: one row per task, then the ratios of edges over tasks."""
+    lines = ["| task |" + "".join(f" {label}: nodes | edges | held-out loss |" for label in LABELS)]
+    lines.append("|---" * (1 + 3 * len(LABELS)) + "|")
+    for record in found:
+        cells = [f"{c['nodes']} | {c['edges']} | {c['held_out_loss']:.3f}" for c in (record[name] for name in LABELS)]
+        lines.append("| " + " | ".join([record["task"], *cells]) + " |")
+    lines += ["", f"On {len(found)} tasks (geometric means, 95 % bootstrap intervals over tasks):", ""]
+    for words, above, below in AGAINST:
+        ratios = [max(1, record[above]["edges"]) / max(1, record[below]["edges"]) for record in found]
+        spread = f"{min(ratios):.1f} to {max(ratios):.1f}"
+        lines.append(f"- {words} {times(ratios, 1)} the edges ({spread} by task).")
+    return "\n".join(lines)
 
 
 def main() -> None:
     """Compare task by task, then print the table and the geometric means of the ratios."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="*", default=list(TASKS))
-    parser.add_argument("--target", type=float, default=0.15)
-    parser.add_argument("--out", type=Path)
-    arguments = parser.parse_args()
+    arguments = options(__doc__, list(TASKS), "attribution").parse_args()
     config = PruneConfig(target_loss=arguments.target)
-    done: dict[str, dict[str, Any]] = {}
-    if arguments.out is not None and arguments.out.exists():
-        done = {found["task"]: found for found in map(json.loads, arguments.out.read_text().splitlines())}
-    for task in arguments.tasks:
-        if task not in done:
-            done[task] = compare(task, config)
-            if arguments.out is not None:
-                with arguments.out.open("a") as lines:
-                    lines.write(json.dumps(done[task]) + "\n")
-    labels = ("learned", "attribution", "learned, eliminated", "attribution, eliminated")
-    print("| task |" + "".join(f" {label}: nodes | edges | held-out loss |" for label in labels))
-    print("|---|" + "---|---|---|" * len(labels))
-    for task in arguments.tasks:
-        cells = (done[task][label] for label in labels)
-        print(f"| {task} |" + "".join(f" {c['nodes']} | {c['edges']} | {c['held_out_loss']:.3f} |" for c in cells))
-    for above, below in (labels[1::-1], (labels[1], labels[2]), labels[:1:-1]):
-        ratios = [done[t][above]["edges"] / max(1, done[t][below]["edges"]) for t in arguments.tasks]
-        print(f"edges, {above} over {below}: {geometric_mean(ratios):.1f} (geometric mean of {len(ratios)} tasks)")
+    deliver(
+        text(records(arguments.tasks, lambda task: compare(task, config), arguments.out)), "attribution", arguments.into
+    )
 
 
 if __name__ == "__main__":

@@ -1,21 +1,18 @@
 """What each training signal is worth under the adversarial check, over tasks.
 
-    python -m benchmarks.prune_signals [--tasks NAME ...] [--target 0.15] [--out FILE.jsonl]
+    python -m benchmarks.prune_signals [--tasks NAME ...] [--target 0.15] [--out FILE.jsonl] [--into docs/circuits.md]
 
 Masks are trained with complete, random and adversarial ablation, and pruned to the target as `circuit prune` does; as a control
 for size, masks of complete ablation at a tenth of the price stay as large as they were learned. Nodes alone, so that all are
 alike. Losses are of held-out pairs: with every other node removed, with
 random halves of them removed, and with the worst subset the adversary finds. One line of JSON per task goes to
---out as it is done, and tasks found there are not run again.
+--out as it is done, and tasks found there with all signals are not run again.
 """
 
-import argparse
-import json
-from pathlib import Path
 from typing import Any
 
 from benchmarks.bundled_tasks import bundled, splits
-from benchmarks.prune_attribution import geometric_mean
+from benchmarks.by_task import deliver, options, records, times
 from sparse_model.circuits.adversary import adversarial_loss
 from sparse_model.circuits.config import PruneConfig
 from sparse_model.circuits.deciding import Deciding
@@ -51,33 +48,48 @@ def compare(task: str, target: float) -> dict[str, dict[str, Any]]:
     return found
 
 
+def text(found: list[dict[str, Any]]) -> str:
+    """Markdown: one row per task and signal, then every signal beside complete ablation."""
+    lines = ["| task | signal | nodes | edges | complete | random halves | adversarial |", "|---" * 7 + "|"]
+    for record in found:
+        for name in SIGNALS:
+            row = record["signals"][name]
+            losses = " | ".join(f"{row[key]:.3f}" for key in ("complete", "random", "adversarial"))
+            lines.append(f"| {record['task']} | {name} | {row['nodes']} | {row['edges']} | {losses} |")
+    lines += [
+        "",
+        f"Beside complete ablation, on {len(found)} tasks (geometric means, 95 % bootstrap intervals over tasks):",
+        "",
+        *(f"- {name}: {beside_complete(found, name)}" for name in SIGNALS if name != "complete"),
+    ]
+    lowest = min(record["signals"][name]["adversarial"] for record in found for name in SIGNALS)
+    return "\n".join([*lines, "", f"The lowest adversarial loss of any mask is {lowest:.2f} nats; chance is 0.693."])
+
+
+def beside_complete(found: list[dict[str, Any]], name: str) -> str:
+    """A signal's adversarial loss and nodes over those of complete ablation."""
+    losses, nodes = (
+        [record["signals"][name][key] / record["signals"]["complete"][key] for record in found]
+        for key in ("adversarial", "nodes")
+    )
+    halved = sum(ratio <= 0.5 for ratio in losses)
+    return (
+        f"{times(losses, 2)} the adversarial loss, at most half of it on {halved} of {len(found)} tasks, "
+        f"with {times(nodes, 1)} the nodes."
+    )
+
+
 def main() -> None:
     """Compare task by task, then print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="*", default=["closing_quote", "for_while", "list_nesting", "dict_list"])
-    parser.add_argument("--target", type=float, default=0.15)
-    parser.add_argument("--out", type=Path)
-    arguments = parser.parse_args()
-    done: dict[str, dict[str, dict[str, Any]]] = {}
-    if arguments.out is not None and arguments.out.exists():
-        done = {found["task"]: found["signals"] for found in map(json.loads, arguments.out.read_text().splitlines())}
-    for task in arguments.tasks:
-        if task not in done:
-            done[task] = compare(task, arguments.target)
-            if arguments.out is not None:
-                with arguments.out.open("a") as lines:
-                    lines.write(json.dumps({"task": task, "signals": done[task]}) + "\n")
-    print("| task | signal | nodes | edges | complete | random halves | adversarial |")
-    print("|---|---|---|---|---|---|---|")
-    for task in arguments.tasks:
-        for name, row in done[task].items():
-            print(
-                f"| {task} | {name} | {row['nodes']} | {row['edges']} | {row['complete']:.3f} | "
-                f"{row['random']:.3f} | {row['adversarial']:.3f} |"
-            )
-    for name in list(SIGNALS)[1:]:
-        ratios = [done[t][name]["adversarial"] / done[t]["complete"]["adversarial"] for t in arguments.tasks]
-        print(f"adversarial loss, {name} over complete: {geometric_mean(ratios):.2f} (geometric mean)")
+    tasks = ("closing_quote", "for_while", "list_nesting", "dict_list")
+    arguments = options(__doc__, tasks, "signals").parse_args()
+    found = records(
+        arguments.tasks,
+        lambda task: {"signals": compare(task, arguments.target)},
+        arguments.out,
+        lambda record: set(SIGNALS) <= set(record["signals"]),
+    )
+    deliver(text(found), "signals", arguments.into)
 
 
 if __name__ == "__main__":

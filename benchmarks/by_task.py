@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from sparse_model.experiments.page import write_between
 from sparse_model.statistics import Estimate, mean_estimate
 
 
@@ -60,10 +59,3 @@ def times(ratios: Sequence[float], digits: int) -> str:
     """`value [low, high] times`, of a geometric mean."""
     found = geometric_mean(ratios)
     return f"{found.value:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}] times"
-
-
-def deliver(text: str, block: str, page: Path | None) -> None:
-    """Print a text, and write it between the comments of a page, where one is given."""
-    print(text)
-    if page is not None:
-        write_between(page, block, text)

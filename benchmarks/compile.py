@@ -22,12 +22,12 @@ from sparse_model.circuits.circuit import Circuit, circuit_edges
 from sparse_model.circuits.compile import Compiled
 from sparse_model.circuits.frozen import FrozenStream
 from sparse_model.circuits.prefixes import distinct_prefixes
+from sparse_model.experiments.page import write_between
 from sparse_model.nodes import node_locations
 from sparse_model.tasks import find_task
 from sparse_model.tasks.token_pairs import PromptBatch, tokenise_pairs
 
 REPEATS = 3
-BEGIN, END = "<!-- compile -->", "<!-- end of compile -->"
 HEAD = (
     "| model | nodes | edges | masked, CPU ms | program, CPU ms | ratio | … compiling included | largest difference of a logit "
     "| … in double precision |"
@@ -156,7 +156,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=512, help="S of the random models")
     parser.add_argument("--task", default="closing_quote", help="whose prompts the random models get")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--into", type=Path, help=f"replace the table between {BEGIN} and {END} of this file")
+    parser.add_argument("--into", type=Path, help="also write the table between the `compile` comments of this page")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     tokenizer = load_tokenizer(BUNDLED / "bridge")
@@ -189,16 +189,8 @@ def main() -> None:
             compare(bundled, dict(circuit.keep), dict(circuit.values), prompts(circuit.task)),
         )
     if arguments.into is not None:
-        page = arguments.into.read_text("utf-8")
-        arguments.into.write_text(replaced(page, found, 2 * arguments.pairs, arguments.threads), encoding="utf-8")
-
-
-def replaced(page: str, found: list[dict[str, Any]], prompts: int, threads: int) -> str:
-    """The page with the table between its two comments."""
-    before, _, rest = page.partition(BEGIN)
-    rows = "\n".join([HEAD, *map(line, found)])
-    note = f"{prompts} prompts, {threads} thread(s)."
-    return f"{before}{BEGIN}\n{rows}\n\n{note}\n{END}{rest.partition(END)[2]}"
+        note = f"{2 * arguments.pairs} prompts, {arguments.threads} thread(s)."
+        write_between(arguments.into, "compile", "\n".join([HEAD, *map(line, found), "", note]))
 
 
 if __name__ == "__main__":

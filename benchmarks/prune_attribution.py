@@ -10,7 +10,7 @@ to --out as it is done, and tasks found there are not run again.
 from typing import Any
 
 from benchmarks.bundled_tasks import bundled, splits
-from benchmarks.by_task import deliver, options, records, times
+from benchmarks.by_task import options, records, times
 from sparse_model.circuits.ablation import Ablate
 from sparse_model.circuits.attribution import attribution_scores
 from sparse_model.circuits.config import PruneConfig
@@ -20,6 +20,7 @@ from sparse_model.circuits.eliminate import eliminate
 from sparse_model.circuits.learn import learn_masks
 from sparse_model.circuits.prompts import Prompts
 from sparse_model.circuits.prune import discretised, task_loss
+from sparse_model.experiments.page import publish
 from sparse_model.tasks import TASKS
 
 LABELS = ("learned", "attribution", "learned, eliminated", "attribution, eliminated")
@@ -76,7 +77,7 @@ def main() -> None:
     """Compare task by task, then print the table and the geometric means of the ratios."""
     arguments = options(__doc__, list(TASKS), "attribution").parse_args()
     config = PruneConfig(target_loss=arguments.target)
-    deliver(
+    publish(
         text(records(arguments.tasks, lambda task: compare(task, config), arguments.out)), "attribution", arguments.into
     )
 

@@ -12,7 +12,7 @@ random halves of them removed, and with the worst subset the adversary finds. On
 from typing import Any
 
 from benchmarks.bundled_tasks import bundled, splits
-from benchmarks.by_task import deliver, options, records, times
+from benchmarks.by_task import options, records, times
 from sparse_model.circuits.adversary import adversarial_loss
 from sparse_model.circuits.config import PruneConfig
 from sparse_model.circuits.deciding import Deciding
@@ -20,6 +20,7 @@ from sparse_model.circuits.edges import count_edges
 from sparse_model.circuits.learn import learn_masks
 from sparse_model.circuits.prompts import Prompts
 from sparse_model.circuits.prune import discretised
+from sparse_model.experiments.page import publish
 
 LARGER = "complete, all of a larger mask"
 SIGNALS: dict[str, dict[str, Any]] = {
@@ -89,7 +90,7 @@ def main() -> None:
         arguments.out,
         lambda record: set(SIGNALS) <= set(record["signals"]),
     )
-    deliver(text(found), "signals", arguments.into)
+    publish(text(found), "signals", arguments.into)
 
 
 if __name__ == "__main__":

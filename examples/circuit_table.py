@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sparse_model.circuits.evidence.grades import GATES
+from sparse_model.experiments.page import publish, write_between
 
 BUNDLED = Path(__file__).resolve().parent.parent / "cli" / "bundled" / "bridge"
 HEAD = (
@@ -46,19 +47,9 @@ def main() -> None:
              if (arguments.folder / name / "evidence.json").is_file()}  # fmt: skip
     refused = {name: (arguments.folder / name / "refused.txt").read_text("utf-8").strip() for name in names
                if (arguments.folder / name / "refused.txt").is_file()}  # fmt: skip
-    text = table(found, refused)
-    if arguments.into is None:
-        print(text)
-        return
-    page = replaced(arguments.into.read_text("utf-8"), "circuits", text)
-    arguments.into.write_text(replaced(page, "gates", gates()), encoding="utf-8")
-
-
-def replaced(page: str, name: str, text: str) -> str:
-    """The page with new text between the comments of that name."""
-    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
-    before, _, rest = page.partition(begin)
-    return f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}"
+    publish(table(found, refused), "circuits", arguments.into)
+    if arguments.into is not None:
+        write_between(arguments.into, "gates", gates())
 
 
 def gates() -> str:

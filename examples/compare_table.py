@@ -10,9 +10,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from sparse_model.experiments.page import publish
 from sparse_model.tasks import TASKS
 
-BEGIN, END = "<!-- compare -->", "<!-- end of compare -->"
 PICTURE = "sparse_against_dense.png"
 MODELS = ("sparse", "dense")
 
@@ -85,15 +85,10 @@ def main() -> None:
     parser.add_argument("comparison", type=Path)
     parser.add_argument("--into", type=Path)
     arguments = parser.parse_args()
-    found = text(json.loads((arguments.comparison / "comparison.json").read_text("utf-8")))
-    if arguments.into is None:
-        print(found)
-        return
-    page = arguments.into.read_text("utf-8")
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    arguments.into.write_text(f"{before}{BEGIN}\n{found}\n{END}{after}", encoding="utf-8")
-    shutil.copyfile(arguments.comparison / "comparison.png", arguments.into.parent / PICTURE)
+    found = json.loads((arguments.comparison / "comparison.json").read_text("utf-8"))
+    publish(text(found), "compare", arguments.into)
+    if arguments.into is not None:
+        shutil.copyfile(arguments.comparison / "comparison.png", arguments.into.parent / PICTURE)
 
 
 if __name__ == "__main__":

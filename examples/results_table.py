@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-BEGIN, END = "<!-- results -->", "<!-- end of results -->"
+from sparse_model.experiments.page import publish
 
 
 def table(report: dict[str, Any]) -> str:
@@ -65,14 +65,7 @@ def main() -> None:
     parser.add_argument("report", type=Path)
     parser.add_argument("--into", type=Path)
     arguments = parser.parse_args()
-    text = table(json.loads(arguments.report.read_text("utf-8")))
-    if arguments.into is None:
-        print(text)
-        return
-    page = arguments.into.read_text("utf-8")
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    arguments.into.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+    publish(table(json.loads(arguments.report.read_text("utf-8"))), "results", arguments.into)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sparse_model.experiments.page import write_between
+from sparse_model.experiments.page import publish
 
 
 def table(sweep: dict[str, Any]) -> str:
@@ -37,11 +37,7 @@ def main() -> None:
     parser.add_argument("sweep", type=Path)
     parser.add_argument("--into", type=Path, help="write between the `sweep` comments of this page")
     arguments = parser.parse_args()
-    text = table(json.loads(arguments.sweep.read_text("utf-8")))
-    if arguments.into is None:
-        print(text)
-    else:
-        write_between(arguments.into, "sweep", text)
+    publish(table(json.loads(arguments.sweep.read_text("utf-8"))), "sweep", arguments.into)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from benchmarks import prune_attribution, prune_signals
-from benchmarks.by_task import deliver, geometric_mean, records
+from benchmarks.by_task import geometric_mean, records
+from sparse_model.experiments.page import publish
 
 
 def test_a_stopped_benchmark_measures_the_missing_tasks_alone_and_keeps_each_as_it_is_done(tmp_path: Path) -> None:
@@ -55,7 +56,7 @@ def test_the_sentences_of_the_baseline_follow_from_the_table_and_reach_the_page(
     record = {name: {"nodes": 3, "edges": count, "held_out_loss": 0.1} for name, count in edges.items()}
     page = tmp_path / "page.md"
     page.write_text("<!-- attribution -->\n<!-- end of attribution -->\n", encoding="utf-8")
-    deliver(prune_attribution.text([{"task": "a", **record}]), "attribution", page)
+    publish(prune_attribution.text([{"task": "a", **record}]), "attribution", page)
     written = page.read_text("utf-8")
     assert "By rank alone, attribution needs 4.0 [4.0, 4.0] times the edges (4.0 to 4.0 by task)" in written
     assert "With both eliminated it needs 1.0 [1.0, 1.0] times the edges" in written

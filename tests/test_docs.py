@@ -113,6 +113,17 @@ def test_every_link_between_documents_leads_somewhere() -> None:
     assert not broken
 
 
+def test_every_block_of_figures_is_closed_once_and_has_a_name_of_its_own_in_its_document() -> None:
+    blocks = 0
+    for document in DOCUMENTS:
+        comments = re.findall(r"<!-- (end of )?(.+?) -->", document.read_text("utf-8"))
+        names = [name for _, name in comments[::2]]
+        assert comments == [pair for name in names for pair in (("", name), ("end of ", name))], document.name
+        assert len(set(names)) == len(names), document.name
+        blocks += len(names)
+    assert blocks
+
+
 def test_every_script_a_document_names_exists() -> None:
     named = {
         path

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dense_adapters import BlockSpec, DenseStack
+from sparse_model.experiments.page import write_between
 from tests.dense_adapters.tiny_models import CASES, NEWCOMERS, Case, build
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "dense_adapters.md"
-BEGIN, END = "<!-- families: begin -->", "<!-- families: end -->"
 
 
 def family_table() -> str:
@@ -41,11 +41,5 @@ def _residual(block: BlockSpec) -> str:
     return ", ".join(said) or "plain"
 
 
-def with_table(document: str, table: str) -> str:
-    """The document with its table replaced."""
-    before, rest = document.split(BEGIN)
-    return f"{before}{BEGIN}\n{table}\n{END}{rest.split(END)[1]}"
-
-
 if __name__ == "__main__":
-    DOCUMENT.write_text(with_table(DOCUMENT.read_text(), family_table()))
+    write_between(DOCUMENT, "families", family_table())

@@ -8,13 +8,14 @@ import torch
 
 import dense_adapters
 from dense_adapters import DenseStack
-from tests.dense_adapters.family_table import DOCUMENT, family_table, with_table
+from sparse_model.experiments.page import read_between
+from tests.dense_adapters.family_table import DOCUMENT, family_table
 from tests.dense_adapters.tiny_models import CASES, WIDTH, build, tokens_and_mask
 
 
 def test_the_table_of_families_is_the_one_the_tests_make() -> None:
-    document = DOCUMENT.read_text()
-    assert with_table(document, family_table()) == document, "run python -m tests.dense_adapters.family_table"
+    written = read_between(DOCUMENT, "families")
+    assert written == family_table(), "run python -m tests.dense_adapters.family_table"
 
 
 def test_the_snippets_of_the_guide_run(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

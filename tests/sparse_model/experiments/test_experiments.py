@@ -9,7 +9,7 @@ from scipy import stats
 from sparse_model import SparseTransformer, UserError
 from sparse_model.corpus.corpus import Corpus
 from sparse_model.experiments.arms import Arm, run_arm
-from sparse_model.experiments.page import write_between
+from sparse_model.experiments.page import publish, read_between, write_between
 from sparse_model.experiments.paired import paired_difference
 from sparse_model.experiments.twin import dense_twin
 from sparse_model.plan.size import model_size
@@ -68,5 +68,19 @@ def test_figures_go_between_their_comments_and_nowhere_else(tmp_path: Path) -> N
     page.write_text("before\n<!-- twin -->\nold\n<!-- end of twin -->\nafter\n", encoding="utf-8")
     write_between(page, "twin", "new")
     assert page.read_text("utf-8") == "before\n<!-- twin -->\nnew\n<!-- end of twin -->\nafter\n"
-    with pytest.raises(UserError, match="revival"):
-        write_between(page, "revival", "new")
+    assert read_between(page, "twin") == "new"
+    for whole in ("no comments", "<!-- revival -->\nonly one", "<!-- end of revival -->\n<!-- revival -->"):
+        page.write_text(whole, encoding="utf-8")
+        with pytest.raises(UserError, match="has no lines '<!-- revival -->' and '<!-- end of revival -->'"):
+            write_between(page, "revival", "new")
+        assert page.read_text("utf-8") == whole
+
+
+def test_figures_are_printed_where_no_page_is_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("<!-- twin --><!-- end of twin -->", encoding="utf-8")
+    publish("new", "twin", None)
+    assert capsys.readouterr().out == "new\n"
+    publish("new", "twin", page)
+    assert capsys.readouterr().out == ""
+    assert read_between(page, "twin") == "new"

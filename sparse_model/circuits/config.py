@@ -31,7 +31,7 @@ class PruneConfig(Settings):
         "complete",
         description="which removed nodes are ablated while learning: all, a random half, or the worst subset",
     )
-    adversary_steps: int = Field(3, ge=1, description="ascent steps per step of the masks (adversarial signal)")
+    adversary_steps: int = Field(8, ge=1, description="ascent steps per step of the masks (adversarial signal)")
     adversary_step_size: float = Field(0.25, gt=0, le=1, description="of one ascent step, in units of a whole node")
     elimination_rounds: int = Field(
         40, ge=0, description="gradients taken while removing nodes the learned masks left over; 0: keep them"

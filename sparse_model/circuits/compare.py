@@ -1,7 +1,7 @@
 """Sparse against dense: how many edges a task's circuit needs in two models of equal loss (the paper's main comparison).
 
-1. sweep       per model and task: learn masks at each k_coef with several seeds, then for each target loss the smallest
-               circuit that reaches it
+1. sweep       per model and task: learn masks at each k_coef with several seeds, then prune as `prune` does, towards one
+               target loss after the other: each goes on from the circuit of the one before
 2. choose      per model, task and target the k_coef and seed with the fewest edges; both models get the same number of tries
 3. summarise   geometric mean of edges over the tasks that reach the target in both models, and of the ratio dense / sparse,
                each with a bootstrap interval over tasks
@@ -21,13 +21,14 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from sparse_model.circuits.ablation import Ablate
+from sparse_model.circuits.attribution import attribution_scores, break_ties
 from sparse_model.circuits.config import PruneConfig
 from sparse_model.circuits.deciding import Deciding, Edges, Keep, discretise_edges
 from sparse_model.circuits.edges import count_edges
 from sparse_model.circuits.learn import learn_masks
 from sparse_model.circuits.learn_edges import learn_edges
 from sparse_model.circuits.prompts import Prompts
-from sparse_model.circuits.prune import discretised, task_loss, without_unread, worst_loss
+from sparse_model.circuits.prune import discretised, reduced, task_loss, without_unread, worst_loss
 from sparse_model.model import SparseTransformer
 from sparse_model.nodes import node_locations
 from sparse_model.settings import Settings
@@ -57,6 +58,11 @@ class CompareConfig(Settings):
         ge=0,
         description="optimiser steps of edge masks, learned at the main target beside the node masks; 0: none",
     )
+    elimination_rounds: int = Field(
+        40,
+        ge=0,
+        description="gradients taken per target while removing nodes the learned masks left over; 0: keep them",
+    )
     ablation: Literal["mean", "zero"] = Field("mean", description="what removed nodes are frozen at")
     seed: int = Field(0, ge=0, description="of pairs, masks, batches and intervals")
 
@@ -72,7 +78,7 @@ class CompareConfig(Settings):
         """The settings of one pruning run."""
         return PruneConfig(
             steps=self.steps, batch_pairs=self.batch_pairs, pairs=self.pairs, k_coef=k_coef, ablation=self.ablation,
-            edge_steps=self.edge_steps, seed=self.seed,
+            edge_steps=self.edge_steps, elimination_rounds=self.elimination_rounds, seed=self.seed,
         )  # fmt: skip
 
 
@@ -118,9 +124,16 @@ def sweep(
     pruning = config.pruning(k_coef)
     prompts, decide = Prompts(model, train), _Remembering(model, deciding, values)
     masks = learn_masks(prompts, values, pruning, range(config.seed, config.seed + config.seeds), train.name)
+    importance = attribution_scores(prompts, values, pruning.tied)
+    ranked = [break_ties(masks.scores(number), importance) for number in range(config.seeds)]
     points, whole = [], whole_edges(model)
-    for target in reachable:
-        found = [discretised(model, masks.scores(seed), decide, target) for seed in range(config.seeds)]
+    found: list[dict[str, Tensor]] = []
+    for target in sorted(reachable):
+        rounds = pruning.elimination_rounds
+        if found and rounds:
+            found = [reduced(model, keep, decide, target, rounds, pruning.tied) for keep in found]
+        else:
+            found = [discretised(model, scores, decide, target, rounds, tied=pruning.tied) for scores in ranked]
         keep, fewer = min(found, key=lambda keep: count_edges(model, keep)), None
         if count_edges(model, keep) == whole:
             continue

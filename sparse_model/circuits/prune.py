@@ -127,10 +127,21 @@ def discretised(
     """
     # elimination starts from all that was learned: it chooses better than the ranking what to leave out
     keep = discretise(scores, decide, target, shrink and not rounds)
-    if shrink:
-        keep = eliminate(keep, decide, target, rounds, tied)
-    read = drop_unread(model, keep)
-    return read if decide.loss(read) <= target else keep
+    return reduced(model, keep, decide, target, rounds if shrink else 0, tied)
+
+
+def reduced(
+    model: SparseTransformer,
+    keep: Mapping[str, Tensor],
+    decide: Deciding,
+    target: float,
+    rounds: int,
+    tied: bool = True,
+) -> dict[str, Tensor]:
+    """Steps 3 and 4: the kept nodes without those that elimination, or having no reader, lets go."""
+    left = eliminate(keep, decide, target, rounds, tied)
+    read = drop_unread(model, left)
+    return read if decide.loss(read) <= target else left
 
 
 def without_unread(

@@ -23,6 +23,8 @@ def test_every_point_of_a_sweep_reaches_its_target_and_easier_targets_need_no_mo
     assert points
     assert all(point.loss <= point.target for point in points)
     assert [point.edges_needed is not None for point in points] == [point.target == 0.4 for point in points]
+    assert [point.target for point in points] == sorted(point.target for point in points)
+    assert [point.nodes for point in points] == sorted((point.nodes for point in points), reverse=True)
     assert all(point.edges <= whole_edges(known.model) for point in points)
     assert all(point.edges_needed <= point.edges for point in points if point.edges_needed is not None)
 
@@ -31,7 +33,7 @@ def test_a_target_that_only_the_whole_model_reaches_has_no_circuit(
     known: Known, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     everything = {name: torch.ones_like(value, dtype=torch.bool) for name, value in known.values.items()}
-    monkeypatch.setattr("sparse_model.circuits.compare.discretised", lambda *_: everything)
+    monkeypatch.setattr("sparse_model.circuits.compare.discretised", lambda *_, **__: everything)
     config = CompareConfig(targets=[0.65], at=0.65, **FAST)
     assert sweep(known.model, known.train, known.validation, known.validation, known.values, config, 3e-3) == []
 

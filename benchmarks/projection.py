@@ -7,13 +7,10 @@ Model: L=4, S=1024, V=1024, B=8, T=128, density 5 %, floor 4. The straightforwar
 (--check exits 1 beyond it).
 """
 
-import argparse
-import json
 import statistics
-import sys
 
 import torch
-from timing import copy_bandwidth, interleave, machine, milliseconds, ratio
+from timing import command, copy_bandwidth, interleave, machine, milliseconds, ratio
 from train_step import DENSITY, FLOOR, Step
 
 from sparse_model.config import SparseConfig
@@ -67,17 +64,5 @@ def measure(repeats: int) -> dict[str, object]:
     }
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--check", action="store_true", help="exit 1 when the target is missed")
-    arguments = parser.parse_args()
-    found = measure(arguments.repeats)
-    print(json.dumps(found, indent=1))
-    if arguments.check and float(str(found["share_of_step"])) > TARGET:
-        sys.exit(1)
-
-
 if __name__ == "__main__":
-    main()
+    command(__doc__, 9, measure, "share_of_step", TARGET)

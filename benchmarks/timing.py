@@ -1,6 +1,9 @@
 """What every benchmark here shares: turns that interleave what is compared, and a line about the machine."""
 
+import argparse
+import json
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -45,6 +48,25 @@ def copy_bandwidth(megabytes: int = 256) -> float:
     target = torch.empty_like(source)
     wall, _ = interleave({"copy": lambda: target.copy_(source)}, repeats=5)
     return 2 * source.nbytes / min(wall["copy"]) / 1e9
+
+
+def command(
+    description: str | None, repeats: int, measure: Callable[[int], dict[str, object]], figure: str, at_most: float
+) -> None:
+    """The command line of a benchmark with one target: measure, print as JSON; with --check exit 1 where it is missed.
+
+    Args:
+        repeats: turns, unless --repeats says otherwise.
+        figure: which of the figures must be at most `at_most`.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=repeats)
+    parser.add_argument("--check", action="store_true", help="exit 1 when the target is missed")
+    arguments = parser.parse_args()
+    found = measure(arguments.repeats)
+    print(json.dumps(found, indent=1))
+    if arguments.check and float(str(found[figure])) > at_most:
+        sys.exit(1)
 
 
 def machine() -> dict[str, str | int]:

@@ -8,15 +8,12 @@ p·v with their backward products. Both run in turn in one process; printed are 
 Target: ratio <= 1.5 (--check exits 1 beyond it).
 """
 
-import argparse
-import json
-import sys
 import time
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from timing import Seconds, interleave, machine, milliseconds, ratio
+from timing import Seconds, command, interleave, machine, milliseconds, ratio
 
 from sparse_model.abs_topk import abs_topk
 from sparse_model.config import SparseConfig
@@ -118,17 +115,5 @@ def measure(repeats: int) -> dict[str, object]:
     }
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--check", action="store_true", help="exit 1 when the target is missed")
-    arguments = parser.parse_args()
-    found = measure(arguments.repeats)
-    print(json.dumps(found, indent=1))
-    if arguments.check and float(str(found["ratio"])) > TARGET:
-        sys.exit(1)
-
-
 if __name__ == "__main__":
-    main()
+    command(__doc__, 15, measure, "ratio", TARGET)

@@ -125,9 +125,10 @@ def generate(
     """Continuations of a prompt without and with the edit."""
     import torch
 
+    from bridges.edits.edit_folder import edit_form
     from bridges.edits.mapping import check_base_model
     from bridges.edits.paired_artefact import load_paired
-    from bridges.edits.standing_artefact import edit_form, load_standing
+    from bridges.edits.standing_artefact import load_standing
 
     form = edit_form(folder)
     edit: Any = load_paired(folder) if form == "paired" else load_standing(folder)

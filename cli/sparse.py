@@ -43,36 +43,10 @@ def train(
 
     Example: sparsebridge sparse train --corpus runs/corpus --out runs/sparse --density 0.05 --steps 4000
     """
-    import torch
-
     from sparse_model.corpus.corpus import Corpus
-    from sparse_model.model import SparseTransformer
-    from sparse_model.training.batches import Batches
-    from sparse_model.training.objective import LanguageModelling
-    from sparse_model.training.run import train_artefact
-    from sparse_model.training.validation import Validation
+    from sparse_model.training.sparse import train_sparse
 
-    data = Corpus.load(corpus)
-    document_token = sparse.document_token(data.tokenizer.bos_token_id, bridged=False)
-    torch.manual_seed(train.seed)
-    model = SparseTransformer(sparse.config(data.vocab_size, data.block_length, document_token)).to(
-        check_device(device)
-    )
-
-    def write(folder: Path) -> None:
-        model.save_pretrained(folder)
-        data.tokenizer.save_pretrained(folder)
-
-    rows = train_artefact(
-        out,
-        LanguageModelling(model, projected=model),
-        Batches(data.train, train.batch_size, train.seed),
-        train,
-        {"shape": sparse.to_json(), "corpus": data.fingerprint},
-        write,
-        overwrite,
-        Validation.of(data),
-    )
+    rows = train_sparse(sparse, train, Corpus.load(corpus), out, overwrite, check_device(device))
     say(f"sparse model written to {out}")
     if as_json:
         print_json({"out": str(out), "final": rows[-1]})

@@ -45,21 +45,28 @@ def shallow_clone(module: nn.Module, replaced: Mapping[str, nn.Module]) -> nn.Mo
     return clone
 
 
-class LayerStub(nn.Module):
-    """Stands where a layer stands: notes its arguments, returns its input in the shape of the layer's own answer."""
+class Stub(nn.Module):
+    """Stands where a module stands: has its attributes, and none of its parameters."""
 
-    def __init__(self, layer: nn.Module, answer_length: int, calls: list[LayerCall]) -> None:
-        """answer_length: 0 where the layer returns a bare tensor, else the length of the tuple it returns."""
+    def __init__(self, module: nn.Module) -> None:
         super().__init__()
-        self.__dict__["_stands_for"] = layer
-        self.answer_length = answer_length
-        self.__dict__["_calls"] = calls
+        self.__dict__["_stands_for"] = module
 
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
         except AttributeError:
             return getattr(self.__dict__["_stands_for"], name)
+
+
+class LayerStub(Stub):
+    """A layer's: notes its arguments, returns its input in the shape of the layer's own answer."""
+
+    def __init__(self, layer: nn.Module, answer_length: int, calls: list[LayerCall]) -> None:
+        """answer_length: 0 where the layer returns a bare tensor, else the length of the tuple it returns."""
+        super().__init__(layer)
+        self.answer_length = answer_length
+        self.__dict__["_calls"] = calls
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         self.__dict__["_calls"].append((args, kwargs))
@@ -83,19 +90,12 @@ class TrunkAnswer(tuple):
         return
 
 
-class TrunkStub(nn.Module):
-    """Stands where the trunk stands and answers with given hidden states."""
+class TrunkStub(Stub):
+    """The trunk's: answers with given hidden states."""
 
     def __init__(self, trunk: nn.Module) -> None:
-        super().__init__()
-        self.__dict__["_stands_for"] = trunk
+        super().__init__(trunk)
         self.__dict__["hidden"] = None
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(self.__dict__["_stands_for"], name)
 
     def forward(self, *args: Any, **kwargs: Any) -> TrunkAnswer:
         return TrunkAnswer(self.__dict__["hidden"])

@@ -47,6 +47,12 @@ ROWS: list[tuple[str, Any]] = [
         "… with the circuit removed (as many nodes outside it; drawn from all nodes)",
         lambda t: f"{t['necessity_loss']:.2f} ({t['necessity_random_loss']:.4f}; {t['necessity_any_loss']:.3f})",
     ),
+    (
+        "… that loss over the loss without as many other nodes (outside; any)",
+        lambda t: "{:.0f}; {:.1f}".format(
+            *(t["necessity_loss"] / t[f"necessity_{drawn}_loss"] for drawn in ("random", "any"))
+        ),
+    ),
     ("paired edit recovers, a → b (full patch 1)", lambda t: _interval(t["recovered"]["a_to_b"])),
     ("paired edit recovers, b → a", lambda t: _interval(t["recovered"]["b_to_a"])),
     ("random directions recover, worse direction (p)", lambda t: f"{t['random_recovered']:.3f} ({t['p_value']:.4f})"),

@@ -11,6 +11,7 @@ import pytest
 import typer.main
 
 from cli.main import COMMANDS
+from sparse_model.experiments.page import read_between
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -122,6 +123,45 @@ def test_every_block_of_figures_is_closed_once_and_has_a_name_of_its_own_in_its_
         assert len(set(names)) == len(names), document.name
         blocks += len(names)
     assert blocks
+
+
+def _figures(text: str) -> set[str]:
+    """Numbers with their intervals, outside code and the targets of links."""
+    prose = re.sub(r"`[^`]*`|\]\([^)]*\)", " ", text)
+    return {" ".join(found.split()) for found in re.findall(r"[+-]?\d[\d.,]*\d(?:\s\[[^\]]*\])?|\d+", prose)}
+
+
+def _generated(document: Path) -> str:
+    """All that commands wrote into a document."""
+    names = re.findall(r"<!-- end of (.+?) -->", document.read_text("utf-8"))
+    return " ".join(" ".join(read_between(document, name).split()) for name in names)
+
+
+def _unfounded(text: str, own: Path) -> list[str]:
+    """Figures of a text, by paragraph and bullet, that no command wrote into the page it links to (or into its own)."""
+    found = []
+    for paragraph in re.split(r"\n\n|\n(?=- )", text):
+        linked = re.search(r"\]\((docs/[\w/]+\.md)", paragraph)
+        written = _generated(ROOT / linked.group(1) if linked else own)
+        found += [
+            figure
+            for figure in sorted(_figures(paragraph))
+            if not re.search(rf"(?<![\d.]){re.escape(figure)}(?![\d.]*\d)", written)
+        ]
+    return found
+
+
+def test_every_figure_of_the_readme_is_one_that_a_command_wrote_into_the_page_it_comes_from() -> None:
+    readme = ROOT / "README.md"
+    results = readme.read_text("utf-8").split("<!-- end of results -->")[1].split("\n## ")[0]
+    assert _figures(results)
+    assert _unfounded(results, readme) == []
+
+
+def test_a_figure_that_no_command_wrote_is_noticed() -> None:
+    assert _unfounded("[Training](docs/training.md#experiments): 2 %-dense, by -0.404 nats.", ROOT / "README.md") == []
+    wrong = "[Training](docs/training.md): by -0.504\n[-0.4, -0.3] nats.\n- 7,777 here"
+    assert _unfounded(wrong, ROOT / "README.md") == ["-0.504 [-0.4, -0.3]", "7,777"]
 
 
 def test_every_script_a_document_names_exists() -> None:

@@ -11,18 +11,18 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from bridges.bridge import Bridge
+from bridges.edits.edit_folder import opened_edit, save_edit
 from bridges.edits.mapping import SiteDirections
 from bridges.edits.paired import Loop
 from bridges.protocol import residual_sites
 from dense_adapters import DenseStack, EditFn
-from sparse_model.artefacts import atomic_folder, read_json, read_tensors, save_tensors, write_json
 from sparse_model.settings import UserError
 
 PARTS = ("encoder", "bias", "decoder")
@@ -139,21 +139,16 @@ def make_paired(
 
 def save_paired(edit: PairedEdit, folder: Path, overwrite: bool = False) -> None:
     """Write the artefact (`edit.json`, `edit.safetensors`)."""
-    with atomic_folder(Path(folder), overwrite) as temporary:
-        tensors = {f"{n}/{part}": getattr(site, part) for n, site in enumerate(edit.sites) for part in PARTS}
-        save_tensors(temporary / "edit.safetensors", tensors)
-        write_json(
-            temporary / "edit.json",
-            {
-                "form": "paired",
-                "task": edit.task,
-                "claim": edit.claim,
-                "model_fingerprint": edit.model_fingerprint,
-                "loop": edit.loop,
-                "strength": edit.strength,
-                "sites": [{"dense_site": s.dense_site, "kind": s.kind, "nodes": list(s.nodes)} for s in edit.sites],
-            },
-        )
+    tensors = {f"{n}/{part}": getattr(site, part) for n, site in enumerate(edit.sites) for part in PARTS}
+    description = {
+        "task": edit.task,
+        "claim": edit.claim,
+        "model_fingerprint": edit.model_fingerprint,
+        "loop": edit.loop,
+        "strength": edit.strength,
+        "sites": [{"dense_site": s.dense_site, "kind": s.kind, "nodes": list(s.nodes)} for s in edit.sites],
+    }
+    save_edit(folder, "paired", description, tensors, overwrite)
 
 
 def load_paired(folder: Path) -> PairedEdit:
@@ -162,20 +157,13 @@ def load_paired(folder: Path) -> PairedEdit:
     Raises:
         UserError: it is missing, damaged or not a paired edit.
     """
-    description: dict[str, Any] = read_json(Path(folder), "edit.json", "edit")
-    if description.get("form") != "paired":
-        raise UserError(f"{folder}: is a {description.get('form')} edit, not a paired one")
-    description = read_json(Path(folder), "edit.json", "edit", KEYS)
-    tensors = read_tensors(Path(folder) / "edit.safetensors", "edit")
-    try:
+    with opened_edit(folder, "paired", KEYS) as (description, tensors):
         sites = tuple(
             PairedSite(
                 site["dense_site"], site["kind"], tuple(site["nodes"]), *(tensors[f"{number}/{part}"] for part in PARTS)
             )
             for number, site in enumerate(description["sites"])
         )
-    except KeyError as error:
-        raise UserError(f"{folder}: has no {error}; the edit is damaged, copy or map it again") from None
     return PairedEdit(
         task=description["task"],
         claim=description["claim"],

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import torch
 
+from bridges.edits.edit_folder import opened_edit, save_edit
 from bridges.edits.rules import make_rule
 from bridges.edits.standing import StandingEdit, StandingSite
-from sparse_model.artefacts import atomic_folder, read_json, read_tensors, save_tensors, write_json
-from sparse_model.settings import UserError
 
 PARTS = ("encoder", "bias", "decoder")
 KEYS = ("form", "task", "claim", "model_fingerprint", "strength", "sites", "metrics")
@@ -33,20 +32,15 @@ def save_standing(edit: StandingEdit, folder: Path, overwrite: bool = False) -> 
                 "rule_values": site.rule.scalars(),
             }
         )
-    with atomic_folder(Path(folder), overwrite) as temporary:
-        save_tensors(temporary / "edit.safetensors", tensors)
-        write_json(
-            temporary / "edit.json",
-            {
-                "form": "standing",
-                "task": edit.task,
-                "claim": edit.claim,
-                "model_fingerprint": edit.model_fingerprint,
-                "strength": edit.strength,
-                "sites": sites,
-                "metrics": dict(edit.metrics),
-            },
-        )
+    description = {
+        "task": edit.task,
+        "claim": edit.claim,
+        "model_fingerprint": edit.model_fingerprint,
+        "strength": edit.strength,
+        "sites": sites,
+        "metrics": dict(edit.metrics),
+    }
+    save_edit(folder, "standing", description, tensors, overwrite)
 
 
 def load_standing(folder: Path) -> StandingEdit:
@@ -55,21 +49,14 @@ def load_standing(folder: Path) -> StandingEdit:
     Raises:
         UserError: it is missing, damaged or not a standing edit.
     """
-    description = read_json(Path(folder), "edit.json", "edit")
-    if description.get("form") != "standing":
-        raise UserError(f"{folder}: is a {description.get('form')} edit, not a standing one")
-    description = read_json(Path(folder), "edit.json", "edit", KEYS)
-    tensors = read_tensors(Path(folder) / "edit.safetensors", "edit")
     sites = []
-    try:
+    with opened_edit(folder, "standing", KEYS) as (description, tensors):
         for number, site in enumerate(description["sites"]):
             prefix = f"{number}/rule/"
             numbers = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
             rule = make_rule(site["rule"], {**site["rule_values"], **numbers})
             parts = {part: tensors[f"{number}/{part}"] for part in PARTS}
             sites.append(StandingSite(site["dense_site"], tuple(site["nodes"]), rule=rule, **parts))
-    except KeyError as error:
-        raise UserError(f"{folder}: has no {error}; the edit is damaged, copy or map it again") from None
     return StandingEdit(
         task=description["task"],
         claim=description["claim"],
@@ -78,15 +65,3 @@ def load_standing(folder: Path) -> StandingEdit:
         strength=description["strength"],
         metrics=description["metrics"],
     )
-
-
-def edit_form(folder: Path) -> str:
-    """`standing` or `paired`.
-
-    Raises:
-        UserError: the folder holds no edit, or one of a form this version does not know.
-    """
-    form = read_json(Path(folder), "edit.json", "edit").get("form")
-    if form not in ("standing", "paired"):
-        raise UserError(f"{folder}: edits of form '{form}' are unknown to this version; update sparsebridge")
-    return str(form)

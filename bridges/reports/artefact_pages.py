@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,19 @@ NOT_TERMS = {
 }  # fmt: skip
 
 
+@contextmanager
+def written_by_this_version(path: Path) -> Iterator[None]:
+    """Within, a key that is missing or of another kind means that another version wrote the file.
+
+    Raises:
+        UserError: so it is.
+    """
+    try:
+        yield
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path}: not as this version writes it ({error!r}); make the artefact again") from error
+
+
 def artefact_page(folder: Path) -> Page:
     """The page of an artefact folder.
 
@@ -36,12 +50,8 @@ def artefact_page(folder: Path) -> Page:
         )
     for name, make in PAGES.items():
         if (folder / name).is_file():
-            try:
+            with written_by_this_version(folder / name):
                 return make(folder)
-            except (KeyError, TypeError) as error:
-                raise UserError(
-                    f"{folder / name}: not as this version writes it ({error!r}); make the artefact again"
-                ) from error
     raise UserError(
         f"{folder}: no artefact (none of report.json, {', '.join(PAGES)}); pass the folder a command wrote with --out"
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from bridges.reports.numbers import figure, setting
+from bridges.validation.verdict import Gate
 
 
 @dataclass(frozen=True)
@@ -116,19 +117,8 @@ class PromptPair:
 
 
 @dataclass(frozen=True)
-class Gate:
-    """A condition of the verdict with what was measured."""
-
-    name: str
-    passed: bool
-    measured: str
-    required: str
-    meaning: str
-
-
-@dataclass(frozen=True)
 class Checklist:
-    """Gates, one a line."""
+    """Gates of a verdict, one a line."""
 
     kind: ClassVar[str] = "checklist"
     gates: tuple[Gate, ...]

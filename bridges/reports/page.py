@@ -12,7 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from bridges.reports.artefact_pages import artefact_page
+from bridges.reports.artefact_pages import artefact_page, written_by_this_version
 from bridges.reports.blocks import Page
 from bridges.reports.overview import report_page
 from sparse_model.artefacts import atomic_folder, read_json, write_json
@@ -52,12 +52,8 @@ def render_artefact(folder: Path) -> str:
     folder = Path(folder)
     if (folder / REPORT).is_file():
         report = read_json(folder, REPORT, "report")
-        try:
+        with written_by_this_version(folder / REPORT):
             return render_page(report)
-        except (KeyError, TypeError) as error:
-            raise UserError(
-                f"{folder / REPORT}: not as this version writes it ({error!r}); make the report again"
-            ) from error
     return _render(artefact_page(folder))
 
 

@@ -7,7 +7,6 @@ from bridges.reports.blocks import (
     Block,
     Checklist,
     Drawing,
-    Gate,
     Heading,
     Line,
     Prompt,
@@ -23,7 +22,7 @@ from bridges.reports.figures.concentration import concentration_curve
 from bridges.reports.figures.dose_response import dose_response, shared_limits
 from bridges.reports.figures.recovered_dots import recovered_dots
 from bridges.reports.numbers import MISSING, UNBROKEN, estimate, figure, interval, probability, setting, share, value_of
-from bridges.validation.verdict import Thresholds
+from bridges.validation.verdict import Gate, Thresholds
 
 ARROWS = {"a_to_b": "a → b", "b_to_a": "b → a"}
 COMPARED = (

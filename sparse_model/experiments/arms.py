@@ -18,11 +18,8 @@ from sparse_model.model import SparseTransformer
 from sparse_model.settings import Settings, UserError
 from sparse_model.shape import SparseShape
 from sparse_model.training.activity import silent_units
-from sparse_model.training.batches import Batches
 from sparse_model.training.config import TrainConfig
-from sparse_model.training.objective import LanguageModelling
-from sparse_model.training.run import train_artefact
-from sparse_model.training.validation import Validation
+from sparse_model.training.sparse import train_sparse
 
 OUTCOME = "outcome.json"
 SILENT_BLOCKS = 64
@@ -65,7 +62,7 @@ def run_arm(
             raise UserError(f"{folder}: holds a run with other settings; choose another --out or remove it")
         return found
     if not folder.exists():
-        _train(arm.shape, train, data, folder, device)
+        train_sparse(arm.shape, train, data, folder, device=device)
     model = SparseTransformer.from_pretrained(folder).to(device)
     outcome = {
         "name": arm.name,
@@ -97,23 +94,3 @@ def measure(model: SparseTransformer, data: Corpus, held_out_blocks: int) -> dic
             for kind in ("neurons", "qk", "v")
         },
     }
-
-
-def _train(shape: SparseShape, train: TrainConfig, data: Corpus, out: Path, device: str) -> None:
-    torch.manual_seed(train.seed)
-    document_token = None if shape.leak else data.tokenizer.bos_token_id
-    model = SparseTransformer(shape.config(data.vocab_size, data.block_length, document_token)).to(device)
-
-    def write(folder: Path) -> None:
-        model.save_pretrained(folder)
-        data.tokenizer.save_pretrained(folder)
-
-    train_artefact(
-        out,
-        LanguageModelling(model, projected=model),
-        Batches(data.train, train.batch_size, train.seed),
-        train,
-        {"shape": shape.to_json(), "corpus": data.fingerprint},
-        write,
-        validation=Validation.of(data),
-    )

@@ -67,38 +67,34 @@ def test_open_and_closed_loop_agree_at_a_single_site_and_part_at_two(setting: Ca
     assert not torch.allclose(two.edited(strengths, "open").logits, two.edited(strengths, "closed").logits, atol=1e-3)
 
 
-def test_a_closed_loop_adds_what_is_missing_from_the_encoded_stream(setting: Callable) -> None:
-    found_in = setting()
-    run = run_of(found_in, reads(found_in, sublayers=(0, 3)))
-    found = run.edited(torch.tensor([1.0]), "closed")
-    # the stream at site 3 as the edit at site 0 alone left it
+def moved_at_second_site(found_in, run: PairedRun, delta: torch.Tensor) -> torch.Tensor:
+    """By how much the encoded stream at site 3 moves when the read of site 0 changes by `delta` and nothing else does."""
     walk = found_in.dense.walk(found_in.direction.base)
     h = walk.embedding()
-    h = walk.sublayer(0, h, read=walk.read(0, h) + found.deltas[0][0])
+    h = walk.sublayer(0, h, read=walk.read(0, h) + delta)
     for i in (1, 2):
         h = walk.sublayer(i, h)
     site = run.sites[1]
     base, now = (
         encoded_values(site, found_in.bridge, found_in.sparse, stream) for stream in (run.h_base[site.dense_site], h)
     )
-    torch.testing.assert_close(found.changes[1][0], run.claimed[1] - (now - base), atol=1e-4, rtol=1e-4)
-    assert (now - base).abs().max() > 1e-3
+    return now - base
+
+
+def test_a_closed_loop_adds_what_is_missing_from_the_encoded_stream(setting: Callable) -> None:
+    found_in = setting()
+    run = run_of(found_in, reads(found_in, sublayers=(0, 3)))
+    found = run.edited(torch.tensor([1.0]), "closed")
+    moved = moved_at_second_site(found_in, run, found.deltas[0][0])
+    torch.testing.assert_close(found.changes[1][0], run.claimed[1] - moved, atol=1e-4, rtol=1e-4)
+    assert moved.abs().max() > 1e-3
 
 
 def test_a_closed_loop_adds_nothing_where_the_stream_has_already_moved_by_the_target(setting: Callable) -> None:
     found_in = setting()
     run = run_of(found_in, reads(found_in, sublayers=(0, 3)))
     first = run_of(found_in, run.sites[:1]).edited(torch.tensor([1.0]), "closed")
-    walk = found_in.dense.walk(found_in.direction.base)
-    h = walk.embedding()
-    h = walk.sublayer(0, h, read=walk.read(0, h) + first.deltas[0][0])
-    for i in (1, 2):
-        h = walk.sublayer(i, h)
-    site = run.sites[1]
-    base, now = (
-        encoded_values(site, found_in.bridge, found_in.sparse, stream) for stream in (run.h_base[site.dense_site], h)
-    )
-    run.claimed[1] = now - base
+    run.claimed[1] = moved_at_second_site(found_in, run, first.deltas[0][0])
     found = run.edited(torch.tensor([1.0]), "closed")
     assert found.deltas[1].abs().max() < 1e-4
     torch.testing.assert_close(found.logits, first.logits, atol=1e-4, rtol=1e-4)

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from bridges.edits.edit_folder import edit_form
 from bridges.edits.mapping import map_nodes
 from bridges.edits.paired_artefact import PairedEdit, load_paired, make_paired, save_paired
-from bridges.edits.standing_artefact import edit_form, load_standing
+from bridges.edits.standing_artefact import load_standing
 from bridges.protocol import residual_sites
 from sparse_model.nodes import Node
 from sparse_model.settings import UserError

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from bridges.edits.edit_folder import edit_form
 from bridges.edits.fit import MoveFitter, move_edit, node_edit, stream_channels
 from bridges.edits.rules import Add, Move, Scale
 from bridges.edits.standing import StandingEdit, StandingSite, walk_edited
-from bridges.edits.standing_artefact import edit_form, load_standing, save_standing
+from bridges.edits.standing_artefact import load_standing, save_standing
 from bridges.protocol import residual_sites
 from sparse_model.artefacts import model_fingerprint
 from sparse_model.circuits.circuit import Circuit

@@ -24,12 +24,17 @@ def interleave(runs: Mapping[str, Callable[[], object]], repeats: int, warm_up: 
         for name, run in runs.items():
             started, used = time.perf_counter(), time.process_time()
             run()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
+            wait_for_gpu()
             if turn >= 0:
                 wall[name].append(time.perf_counter() - started)
                 cpu[name].append(time.process_time() - used)
     return wall, cpu
+
+
+def wait_for_gpu() -> None:
+    """Until what was queued on a GPU is done, where there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def ratio(seconds: Seconds, above: str, below: str) -> float:

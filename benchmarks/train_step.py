@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from timing import Seconds, command, interleave, machine, milliseconds, ratio
+from timing import Seconds, command, interleave, machine, milliseconds, ratio, wait_for_gpu
 
 from sparse_model.abs_topk import abs_topk
 from sparse_model.config import SparseConfig
@@ -55,22 +55,25 @@ def flops(config: SparseConfig) -> float:
 class Step:
     """One optimiser step of a model on random tokens; `inside` holds the seconds of its last two parts, by turn."""
 
-    def __init__(self, config: SparseConfig) -> None:
+    def __init__(self, config: SparseConfig, device: str = "cpu") -> None:
         torch.manual_seed(0)
-        self.model = SparseTransformer(config)
+        self.model = SparseTransformer(config).to(device)
         self.tensors = sparse_tensors(self.model)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3, eps=0.1, fused=True)
-        self.tokens = torch.randint(0, config.vocab_size, (B, T))
+        self.tokens = torch.randint(0, config.vocab_size, (B, T), device=device)
         self.inside: Seconds = {"adamw": [], "projection": []}
 
     def __call__(self) -> None:
         """Forward, backward, AdamW, projection."""
         self.model(self.tokens, labels=self.tokens).loss.backward()
+        wait_for_gpu()
         started = time.perf_counter()
         self.optimizer.step()
         self.optimizer.zero_grad()
+        wait_for_gpu()
         stepped = time.perf_counter()
         project(self.tensors, DENSITY, FLOOR)
+        wait_for_gpu()
         self.inside["adamw"].append(stepped - started)
         self.inside["projection"].append(time.perf_counter() - stepped)
 

@@ -39,15 +39,17 @@ def test_the_sentences_of_the_signals_follow_from_the_table() -> None:
         return {"nodes": nodes, "edges": 7, "complete": 0.1, "random": 0.2, "adversarial": adversarial}
 
     found = [
-        {"task": "a", "signals": {name: row(10, 4.0) for name in prune_signals.SIGNALS}},
-        {"task": "b", "signals": {name: row(10, 4.0) for name in prune_signals.SIGNALS}},
+        {"task": "a", "signals": {name: row(10, 4.0) for name in prune_signals.ROWS}},
+        {"task": "b", "signals": {name: row(10, 4.0) for name in prune_signals.ROWS}},
     ]
     found[0]["signals"]["adversarial"] = row(20, 1.0)
     found[1]["signals"]["adversarial"] = row(20, 4.0)
+    found[0]["signals"][prune_signals.GROWN] = row(20, 2.0)
     text = prune_signals.text(found)
     assert "| a | adversarial | 20 | 7 | 0.100 | 0.200 | 1.000 |" in text
     assert "- adversarial: 0.50 [0.25, 1.00] times the adversarial loss, at most half of it on 1 of 2 tasks" in text
     assert "with 2.0 [2.0, 2.0] times the nodes" in text
+    assert "beside complete grown to the same size: 0.71 [0.50, 1.00] times" in text
     assert "The lowest adversarial loss of any mask is 1.00 nats" in text
 
 

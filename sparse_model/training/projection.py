@@ -112,7 +112,7 @@ def _largest(rows: Tensor, k: int) -> Tensor:
     """Mask of the k largest entries of each row, ties to the earlier; sizes are known beforehand, values are not read."""
     if k >= rows.shape[-1]:
         return torch.ones_like(rows, dtype=torch.bool)
-    threshold = rows.topk(k, dim=-1).values[:, -1:]
+    threshold = rows.topk(k, dim=-1, sorted=False).values.amin(-1, keepdim=True)
     above, tied = rows > threshold, rows == threshold
     return above | (tied & (tied.cumsum(-1) <= k - above.sum(-1, keepdim=True)))
 

@@ -22,7 +22,7 @@ def test_a_sweep_is_one_command_that_goes_on_where_it_stopped(
     assert first["tasks"] == ["dict_list"]
     assert all(point["circuit_size"] >= 1 for point in first["points"])
     assert all((tmp_path / "sweep" / f"sweep.{kind}").stat().st_size for kind in ("json", "svg", "png"))
-    monkeypatch.setattr("sparse_model.experiments.arms.train_artefact", None)
+    monkeypatch.setattr("sparse_model.experiments.arms.train_sparse", None)
     monkeypatch.setattr("sparse_model.experiments.sweep.prune", None)
     assert cli(*line).json == first
     harder = cli(*line, "--prune-target-loss", "0.01")

@@ -40,6 +40,8 @@ def train_bridge(
 ) -> dict[str, Any]:
     """Train, evaluate on every held-out text, write the artefact to `out`; returns its description.
 
+    Of several processes the first evaluates and writes; to the others the description is empty.
+
     Args:
         train_blocks: token blocks [N, T] in the dense model's vocabulary.
         held_out: named blocks [N, T] to evaluate on.

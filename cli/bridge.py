@@ -68,7 +68,7 @@ def train(
         Validation.of(data),
     )
     say(f"bridge written to {out}")
-    show(description["evaluation"], as_json)
+    show(description.get("evaluation", {}), as_json)  # evaluated by the first process alone
 
 
 @app.command()

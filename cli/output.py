@@ -1,6 +1,10 @@
-"""What commands print: one JSON object on stdout, or tables for people; everything else on stderr."""
+"""What commands print: one JSON object on stdout, or tables for people; everything else on stderr.
+
+Of several processes that run one command together, only the first prints.
+"""
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,18 +16,27 @@ PIPED_WIDTH = 140
 """Characters of a table that does not go to a terminal."""
 
 
+def is_first_process() -> bool:
+    """Whether this is the only process of a command, or the first that a launcher started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def say(message: str) -> None:
     """A line of progress, on stderr."""
-    sys.stderr.write(message + "\n")
+    if is_first_process():
+        sys.stderr.write(message + "\n")
 
 
 def print_json(values: Mapping[str, Any]) -> None:
     """One machine-readable object on stdout."""
-    sys.stdout.write(json.dumps(values, allow_nan=False) + "\n")
+    if is_first_process():
+        sys.stdout.write(json.dumps(values, allow_nan=False) + "\n")
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], note: str = "") -> None:
     """A table on stdout; columns of figures are set flush right, those that hold a word flush left."""
+    if not is_first_process():
+        return
     table = Table(title=title, title_justify="left", caption=note or None, caption_justify="left")
     for number, column in enumerate(columns):
         is_text = number == 0 or any(row[number][:1].isalpha() for row in rows)

@@ -46,6 +46,7 @@ class SparseTransformer(PreTrainedModel, GenerationMixin):
     config_class = SparseConfig
     base_model_prefix = ""
     _tied_weights_keys = {"lm_head.weight": "transformer.wte.weight"}  # noqa: RUF012 (as the base class reads it)
+    _no_split_modules = ["Attention", "Mlp"]  # noqa: RUF012 (what keeps together where parameters are split)
 
     def __init__(self, config: SparseConfig) -> None:
         super().__init__(config)

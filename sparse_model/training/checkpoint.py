@@ -17,18 +17,33 @@ from tqdm import tqdm
 
 from sparse_model.artefacts import atomic_folder, read_json, read_tensors, save_tensors, write_json
 from sparse_model.settings import UserError
+from sparse_model.training.sharding import gather, local, split_like
 
 
-def save(folder: Path, step: int, objective: nn.Module, optimizer: Optimizer, run: dict[str, Any], keep: int) -> None:
+def save(
+    folder: Path,
+    step: int,
+    objective: nn.Module,
+    optimizer: Optimizer,
+    run: dict[str, Any],
+    keep: int,
+    writes: bool = True,
+) -> None:
     """Write the state after `step` steps and drop all but the `keep` newest.
+
+    Args:
+        writes: whether this process writes, and does not merely help to gather tensors that are split over processes.
 
     Raises:
         UserError: the disk is full or not writable; earlier checkpoints are untouched.
     """
+    state, moments = gather(trained_state(objective), writes), gather(_moments(optimizer), writes)
+    if not writes:
+        return
     try:
         with atomic_folder(folder / f"step-{step:08d}", overwrite=True) as temporary:
-            save_tensors(temporary / "objective.safetensors", trained_state(objective))
-            save_tensors(temporary / "optimizer.safetensors", _moments(optimizer))
+            save_tensors(temporary / "objective.safetensors", state)
+            save_tensors(temporary / "optimizer.safetensors", moments)
             write_json(temporary / "state.json", {"step": step, "run": run})
     except OSError as error:
         raise _unwritten(folder, step, error) from None
@@ -36,18 +51,26 @@ def save(folder: Path, step: int, objective: nn.Module, optimizer: Optimizer, ru
         shutil.rmtree(old)
 
 
-def save_best(folder: Path, step: int, objective: nn.Module, run: dict[str, Any], loss: float) -> bool:
+def save_best(
+    folder: Path, step: int, objective: nn.Module, run: dict[str, Any], loss: float, writes: bool = True
+) -> bool:
     """Write the parameters after `step` steps if their validation `loss` is lower than that of the best so far.
+
+    Args:
+        writes: as for `save`.
 
     Raises:
         UserError: the disk is full or not writable; the best so far is untouched.
     """
+    parameters = gather(trained_state(objective), writes)
+    if not writes:
+        return False
     earlier = _complete(folder, "best")
     if any(read_json(path, "state.json", "checkpoint")["validation_loss"] <= loss for path in earlier):
         return False
     try:
         with atomic_folder(folder / f"best-{step:08d}", overwrite=True) as temporary:
-            save_tensors(temporary / "objective.safetensors", trained_state(objective))
+            save_tensors(temporary / "objective.safetensors", parameters)
             write_json(temporary / "state.json", {"step": step, "run": run, "validation_loss": loss})
     except OSError as error:
         raise _unwritten(folder, step, error) from None
@@ -141,7 +164,7 @@ def _complete(folder: Path, kind: str) -> list[Path]:
 @torch.no_grad()
 def _copy(saved: dict[str, Tensor], objective: nn.Module) -> None:
     for name, target in trained_state(objective).items():
-        target.copy_(saved[name])
+        local(target).copy_(local(split_like(saved[name], target)))
 
 
 def _ordered(optimizer: Optimizer) -> list[nn.Parameter]:
@@ -161,5 +184,4 @@ def _restore_moments(optimizer: Optimizer, saved: dict[str, Tensor]) -> None:
     for name, value in saved.items():
         index, key = name.split(".", 1)
         parameter = parameters[int(index)]
-        on_device = value if value.dim() == 0 else value.to(parameter.device)
-        optimizer.state.setdefault(parameter, {})[key] = on_device
+        optimizer.state.setdefault(parameter, {})[key] = value if value.dim() == 0 else split_like(value, parameter)

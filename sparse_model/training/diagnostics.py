@@ -21,6 +21,7 @@ from sparse_model.taps import At, Chain
 from sparse_model.training.activity import Activity
 from sparse_model.training.config import TrainConfig
 from sparse_model.training.projection import SparseTensor, density_report
+from sparse_model.training.sharding import whole
 
 SAMPLE = 1 << 16
 
@@ -47,7 +48,7 @@ class Turnover:
         return drawn.to(parameter.device)
 
     def _kept(self) -> list[Bool[Tensor, " X"]]:
-        flat = [t.parameter.detach().flatten() for t in self._tensors]
+        flat = (whole(t.parameter.detach()).flatten() for t in self._tensors)
         return [(x if places is None else x[places]).bool() for x, places in zip(flat, self._places, strict=True)]
 
     def remember(self) -> None:

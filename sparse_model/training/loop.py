@@ -4,7 +4,8 @@
                    → (now and then) revive silent units, evaluate, diagnose, log, save
 
 It checkpoints, resumes bit for bit, stops cleanly on SIGTERM and Ctrl-C, and refuses to go on with numbers that
-are not finite. `accelerate` supplies devices, mixed precision, accumulation and data parallelism.
+are not finite. `accelerate` supplies devices, mixed precision, accumulation, and processes that share the batch, and
+the parameters too if asked (`sparse_model.training.sharding`).
 """
 
 import os
@@ -14,13 +15,13 @@ from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, parse_flag_from_env
+from accelerate.utils import broadcast
 from jaxtyping import Int
 from torch import Tensor, nn
 
 from sparse_model.model import SparseTransformer
 from sparse_model.settings import UserError
-from sparse_model.training import checkpoint, diagnostics, revival
+from sparse_model.training import checkpoint, diagnostics, revival, sharding
 from sparse_model.training.activity import silent_units
 from sparse_model.training.batches import Batches
 from sparse_model.training.config import TrainConfig
@@ -33,13 +34,6 @@ from sparse_model.training.projection import project, sparse_tensors
 from sparse_model.training.schedule import anneal_is_over, density_at, learning_rate_factor
 from sparse_model.training.speed import count_flops, matmul_rate
 from sparse_model.training.validation import Validation, held_out_terms
-
-SPLITTING = {
-    "ACCELERATE_USE_FSDP": "FSDP",
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
-    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
-}
-"""What a launcher sets for ways of training that split parameters, and their names."""
 
 
 def train(
@@ -68,7 +62,7 @@ def train(
     folder, checkpoints = Path(folder), Path(folder) / "checkpoints"
     revival.check_revivable(objective.projected, config)
     check_tracker(config)
-    _check_whole()
+    split = sharding.requested(objective)
     if config.save == "best" and (validation is None or not config.evaluate_every):
         raise UserError("--save best needs a validation loss to choose by; set --evaluate-every above 0")
     accelerator = Accelerator(
@@ -77,18 +71,20 @@ def train(
         mixed_precision="no" if config.precision == "fp32" else "bf16",
         log_with=None if config.log_to == "none" else config.log_to,
         project_dir=folder,
+        fsdp_plugin=split,
     )
     device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
     _check_shares(config, batches.batch_size, accelerator)
+    given, objective = objective, sharding.make_splittable(objective, split, accelerator)
     model = objective.projected if isinstance(objective.projected, SparseTransformer) else None
-    tensors = sparse_tensors(objective.projected) if objective.projected is not None else ()
     optimizer = make_optimizer(objective, config)
     base_rates = [group["lr"] for group in optimizer.param_groups]
     identity = {"config": config.identity(), **(run or {})}
     if accelerator.is_main_process:
         checkpoint.remove_unfinished(checkpoints)
-    start = checkpoint.restore(checkpoints, objective, optimizer, identity)
     wrapped, optimizer = accelerator.prepare(objective, optimizer)
+    start = checkpoint.restore(checkpoints, objective, optimizer, identity)
+    tensors = sparse_tensors(objective.projected) if objective.projected is not None else ()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     names = {p: name for name, p in objective.named_parameters()}
     health = Health([names[p] for p in parameters], config, accelerator)
@@ -114,12 +110,14 @@ def train(
             more = {"density": density, "lr": config.lr * factor}
             writing = done % config.log_every == 0 or last
             if model is not None and revival.is_due(config, step):
-                silent = _silent(accelerator, model, batches, step, config)
+                with sharding.outside_a_step(objective):
+                    silent = _silent(accelerator, model, batches, step, config)
                 more |= revival.revive(model, optimizer, silent, config, density, step).to_json()
                 project(tensors, density, config.floor)
                 writing = True
             if validation is not None and config.evaluate_every and (done % config.evaluate_every == 0 or last):
-                more |= held_out_terms(objective, validation, config, accelerator)
+                with sharding.outside_a_step(objective):
+                    more |= held_out_terms(objective, validation, config, accelerator)
                 writing = True
             if counted is not None:
                 metrics.flops_per_step = float(counted.get_total_flops())
@@ -128,20 +126,22 @@ def train(
                 health.check()
             if writing:
                 metrics.write(done, terms, more)
-            if diagnosing and accelerator.is_main_process:
-                with accelerator.autocast():
+            if diagnosing:
+                with accelerator.autocast(), sharding.outside_a_step(objective):
                     metrics.diagnose(done, diagnostics.diagnose(cast(SparseTransformer, model), parts, turnover))
-            if "validation_loss" in more and anneal_is_over(config, step) and accelerator.is_main_process:
-                checkpoint.save_best(checkpoints, done, objective, identity, more["validation_loss"])
+            if "validation_loss" in more and anneal_is_over(config, step):
+                loss = more["validation_loss"]
+                checkpoint.save_best(checkpoints, done, objective, identity, loss, accelerator.is_main_process)
             stopping = agree_to_stop(stop, accelerator, done)
             if done % config.checkpoint_every == 0 or last or stopping:
                 health.check()
-                if accelerator.is_main_process:
-                    checkpoint.save(checkpoints, done, objective, optimizer, identity, config.keep_checkpoints)
+                keep, writes = config.keep_checkpoints, accelerator.is_main_process
+                checkpoint.save(checkpoints, done, objective, optimizer, identity, keep, writes)
                 accelerator.wait_for_everyone()
             if stopping and not last:
                 raise StoppedEarly(f"stopped after step {done} of {config.steps}; run the same command to go on")
             metrics.advance()
+    sharding.bring_back(objective, given)
     return metrics.rows
 
 
@@ -159,7 +159,8 @@ def _optimise(
     terms: dict[str, Tensor] = {}
     for micro, part in enumerate(parts):
         with accelerator.accumulate(objective):
-            found = objective(part, draw=(config.seed * config.steps + step) * config.accumulate + micro)
+            with accelerator.autocast():
+                found = objective(part, draw=(config.seed * config.steps + step) * config.accumulate + micro)
             accelerator.backward(found["loss"])  # divided by the number of micro-batches there
             for name, value in found.items():
                 terms[name] = terms.get(name, 0) + value.detach() / config.accumulate
@@ -195,20 +196,6 @@ def stays_on_cpu(objective: nn.Module) -> bool:
     launched = any(name in os.environ for name in ("LOCAL_RANK", "ACCELERATE_MIXED_PRECISION"))
     placed = launched and torch.accelerator.is_available()
     return not placed and all(parameter.device.type == "cpu" for parameter in objective.parameters())
-
-
-def _check_whole() -> None:
-    """Refuse parameters split over processes, since the projection ranks whole tensors.
-
-    Raises:
-        UserError: what was asked for, and what to launch instead.
-    """
-    for flag, name in SPLITTING.items():
-        if parse_flag_from_env(flag):
-            raise UserError(
-                f"{name} splits each weight tensor over processes, and the weight projection ranks whole tensors; launch with "
-                "data parallelism instead (accelerate launch --multi_gpu)"
-            )
 
 
 def _check_shares(config: TrainConfig, batch_size: int, accelerator: Accelerator) -> None:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from sparse_model.training.config import TrainConfig
 from sparse_model.training.objective import Objective
+from sparse_model.training.sharding import joined_norms, local
 
 
 def make_optimizer(objective: Objective, config: TrainConfig) -> torch.optim.AdamW:
@@ -23,10 +24,10 @@ def make_optimizer(objective: Objective, config: TrainConfig) -> torch.optim.Ada
 
 def gradient_norms(parameters: list[nn.Parameter]) -> Float[Tensor, " P"]:
     """The Euclidean norm of each parameter's gradient; 0 where there is none."""
-    norms = torch._foreach_norm([p.grad for p in parameters if p.grad is not None])
+    norms = torch._foreach_norm([local(p.grad) for p in parameters if p.grad is not None])
     found = iter(norms)
     nothing = norms[0].new_zeros(())
-    return torch.stack([nothing if p.grad is None else next(found) for p in parameters])
+    return joined_norms(torch.stack([nothing if p.grad is None else next(found) for p in parameters]), parameters)
 
 
 def limit_gradient(
@@ -44,5 +45,5 @@ def limit_gradient(
         scale = config.gradient_rms_limit / rms.clamp(min=1e-12)
         if config.gradient_rms == "clip":
             scale = scale.clamp(max=1.0)
-        torch._foreach_mul_(gradients, scale)
+        torch._foreach_mul_([local(g) for g in gradients], scale)
     return rms

@@ -1,7 +1,8 @@
 """Weight projection (METHOD §2): after every step keep the largest-magnitude entries of each weight tensor.
 
-Exact top-k per tensor. Neurons and attention channels keep at least j entries of each map that reads into or
-writes out of them; those floor entries count towards k. Ties go to the earlier entry.
+Exact top-k per tensor, whole even where it is split over processes. Neurons and attention channels keep at least j
+entries of each map that reads into or writes out of them; those floor entries count towards k. Ties go to the
+earlier entry.
 """
 
 from collections.abc import Iterator
@@ -13,11 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.graph import increment_version
+from torch.distributed.tensor import DTensor
 
 from sparse_model.layers import Attention, Mlp
 from sparse_model.magnitude import as_integers, keep_largest, keep_largest_per_row, magnitudes
 from sparse_model.model import SparseTransformer
 from sparse_model.threads import each
+from sparse_model.training.sharding import opened, whole
 
 DENSE_SUFFIXES = ("sink_logit", "bigram_table")  # small or dense by definition
 
@@ -66,21 +69,22 @@ def project(tensors: tuple[SparseTensor, ...], density: float, floor: int) -> No
         return
 
     def shrink(tensor: SparseTensor) -> None:
-        weight = tensor.parameter.detach()
-        kept = kept_entries(weight, max(1, round(density * weight.numel())), tensor.floor_axis, floor)
-        if weight.device.type == "cpu":
-            bits = as_integers(weight)
-            np.multiply(bits, kept.numpy(), out=bits)
-            increment_version(tensor.parameter)  # NumPy's write is a change to autograd as well
-        else:
-            weight.masked_fill_(~kept, 0.0)
+        with opened(tensor.parameter.detach()) as (weight,):
+            kept = kept_entries(weight, max(1, round(density * weight.numel())), tensor.floor_axis, floor)
+            if weight.device.type == "cpu":
+                bits = as_integers(weight)
+                np.multiply(bits, kept.numpy(), out=bits)
+                increment_version(weight)  # NumPy's write is a change to autograd as well
+            else:
+                weight.masked_fill_(~kept, 0.0)
 
-    on_cpu = [tensor for tensor in tensors if tensor.parameter.device.type == "cpu"]
-    each(
-        shrink, sorted(on_cpu, key=lambda tensor: -tensor.parameter.numel())
-    )  # the largest first: no thread waits long
+    def in_parallel(tensor: SparseTensor) -> bool:
+        return tensor.parameter.device.type == "cpu" and not isinstance(tensor.parameter, DTensor)
+
+    largest_first = sorted(filter(in_parallel, tensors), key=lambda tensor: -tensor.parameter.numel())
+    each(shrink, largest_first)  # so that no thread waits long
     for tensor in tensors:
-        if tensor.parameter.device.type != "cpu":
+        if not in_parallel(tensor):
             shrink(tensor)
 
 
@@ -141,7 +145,7 @@ def _transposed(matrix: NDArray[Any]) -> NDArray[Any]:
 def density_report(model: nn.Module) -> dict[str, float]:
     """Nonzero fraction of every projected tensor, and of all together under 'total'."""
     tensors = sparse_tensors(model)
-    counts = {t.name: (int(t.parameter.count_nonzero()), t.parameter.numel()) for t in tensors}
+    counts = {t.name: (int(whole(t.parameter).count_nonzero()), t.parameter.numel()) for t in tensors}
     report = {name: nonzero / total for name, (nonzero, total) in counts.items()}
     report["total"] = sum(n for n, _ in counts.values()) / sum(t for _, t in counts.values())
     return report

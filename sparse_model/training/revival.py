@@ -24,6 +24,7 @@ from sparse_model.model import SparseTransformer
 from sparse_model.settings import UserError
 from sparse_model.training.activity import SilentUnits
 from sparse_model.training.config import TrainConfig
+from sparse_model.training.sharding import opened
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -113,8 +114,9 @@ class _Fresh:
         self._write(linear.weight, units, 0)
         if linear.bias is not None:
             index = torch.from_numpy(units).to(linear.bias.device)
-            for tensor in (linear.bias, *self._moments(linear.bias)):
-                tensor[index] = 0
+            with opened(linear.bias, *self._moments(linear.bias)) as tensors:
+                for tensor in tensors:
+                    tensor[index] = 0
 
     def columns(self, linear: nn.Linear, units: np.ndarray) -> None:
         """New outgoing weights of these inputs."""
@@ -124,18 +126,19 @@ class _Fresh:
         """Fill the rows (axis 0) or columns (axis 1) `units` of a matrix."""
         if not len(units):
             return
-        view = parameter.transpose(0, axis)  # the units are its rows
-        index = torch.from_numpy(units).to(view.device)
-        for tensor in (view, *(moment.transpose(0, axis) for moment in self._moments(parameter))):
-            tensor[index] = 0
-        fan = view.shape[1]
-        each = min(fan, max(1, self.floor, round(self.density * fan)))
-        magnitudes = self._standing(parameter, each * len(units))
-        places = np.argpartition(self.chance.random((len(units), fan)), each - 1, axis=1)[:, :each]
-        drawn = self.chance.integers(len(magnitudes), size=places.shape)
-        signs = self.chance.choice((-1.0, 1.0), size=places.shape)
-        values = magnitudes[torch.from_numpy(drawn).to(view.device)] * torch.from_numpy(signs).to(magnitudes)
-        view[index[:, None], torch.from_numpy(places).to(view.device)] = values
+        with opened(parameter, *self._moments(parameter)) as (weight, *moments):
+            view = weight.transpose(0, axis)  # the units are its rows
+            index = torch.from_numpy(units).to(view.device)
+            for tensor in (view, *(moment.transpose(0, axis) for moment in moments)):
+                tensor[index] = 0
+            fan = view.shape[1]
+            each = min(fan, max(1, self.floor, round(self.density * fan)))
+            magnitudes = self._standing(weight, each * len(units))
+            places = np.argpartition(self.chance.random((len(units), fan)), each - 1, axis=1)[:, :each]
+            drawn = self.chance.integers(len(magnitudes), size=places.shape)
+            signs = self.chance.choice((-1.0, 1.0), size=places.shape)
+            values = magnitudes[torch.from_numpy(drawn).to(view.device)] * torch.from_numpy(signs).to(magnitudes)
+            view[index[:, None], torch.from_numpy(places).to(view.device)] = values
 
     def _standing(self, parameter: Tensor, entering: int) -> Tensor:
         """Magnitudes of the entries that will stay when `entering` new ones join the tensor's kept ones, descending."""

@@ -11,7 +11,6 @@ from typing import cast
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from jaxtyping import Int
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -50,31 +49,25 @@ def held_out_terms(
     for name, blocks in validation.blocks.items():
         sums: dict[str, Tensor] = {}
         count = torch.zeros((), device=accelerator.device)
-        for number, tokens in enumerate(_batches(blocks[: config.validation_blocks], size)):
-            if number % world != rank:
-                continue
+        pieces = list(_batches(blocks[: config.validation_blocks], size))
+        for number in range(rank, -(-len(pieces) // world) * world, world):  # as many passes on every process
+            tokens = pieces[min(number, len(pieces) - 1)]
+            counted = len(tokens) if number < len(pieces) else 0
             with accelerator.autocast():
                 terms = cast(Objective, objective)(tokens.to(accelerator.device), draw=0)
-            count += len(tokens)
+            count += counted
             for term, value in terms.items():
-                sums[term] = sums.get(term, torch.zeros_like(count)) + value.float() * len(tokens)
+                sums[term] = sums.get(term, torch.zeros_like(count)) + value.float() * counted
         share = validation.weights.get(name, 1.0) / total
         if world > 1:
-            sums, count = _added(sums, count, accelerator)
+            values = accelerator.reduce(torch.stack([count, *sums.values()]), "sum")
+            sums, count = dict(zip(sums, values[1:], strict=True)), values[0]
         for term, value in sums.items():
             mean = float(value / count)
             found[f"validation_{term}"] = found.get(f"validation_{term}", 0.0) + share * mean
             if term == "loss" and len(validation.blocks) > 1:
                 found[f"validation_loss/{name}"] = mean
     return found
-
-
-def _added(sums: dict[str, Tensor], count: Tensor, accelerator: Accelerator) -> tuple[dict[str, Tensor], Tensor]:
-    """Sums over processes; one that had no batch learns the terms' names from the others."""
-    names = next(found for found in gather_object([list(sums)]) if found)
-    values = torch.stack([count, *(sums.get(name, torch.zeros_like(count)) for name in names)])
-    values = accelerator.reduce(values, "sum")
-    return dict(zip(names, values[1:], strict=True)), values[0]
 
 
 def _batches(blocks: NDArray[np.integer], size: int) -> Iterator[Int[Tensor, "b T"]]:

@@ -9,6 +9,7 @@ import typer
 
 import cli.main
 from cli.main import COMMANDS, LazyGroup, run
+from cli.output import print_json, print_table, say
 from sparse_model.settings import UserError
 
 
@@ -100,3 +101,17 @@ def test_a_mistake_of_ours_is_not_dressed_up_as_the_users(monkeypatch: pytest.Mo
 def test_a_verdict_can_set_the_exit_code(monkeypatch: pytest.MonkeyPatch, cli: Callable) -> None:
     monkeypatch.setattr(sys.modules["cli.main"], "app", lambda *_, **__: 1)
     assert cli("anything").code == 1
+
+
+def test_of_several_processes_only_the_first_prints(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed = {}
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        say("line")
+        print_json({"a": 1})
+        print_table("title", ("name", "value"), [["b", "2"]])
+        printed[rank] = "".join(capsys.readouterr())
+    assert all(part in printed["0"] for part in ("line", '{"a": 1}', "title"))
+    assert printed["1"] == ""

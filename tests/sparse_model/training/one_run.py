@@ -1,22 +1,33 @@
 """A training run as its own process, for tests that kill it or start several: MODEL BLOCKS CONFIG FOLDER THREADS.
 
-Writes how many processes took part to FOLDER/processes.
+At the end each process writes how many took part, and what fraction of the parameters it held itself, to
+FOLDER/process-RANK.json; the first one writes the model to FOLDER/trained.
 """
 
+import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import PartialState
+from torch import nn
 
 from sparse_model import SparseTransformer
+from sparse_model.training import sharding
 from sparse_model.training.batches import Batches
 from sparse_model.training.config import TrainConfig
 from sparse_model.training.interruption import StoppedEarly
 from sparse_model.training.loop import train
 from sparse_model.training.objective import LanguageModelling
 from sparse_model.training.validation import Validation
+
+
+def fraction_held(objective: nn.Module) -> float:
+    """Entries of the parameters that lie in this process."""
+    parameters = list(objective.parameters())
+    return sum(sharding.local(p).numel() for p in parameters) / sum(p.numel() for p in parameters)
+
 
 if __name__ == "__main__":
     model_folder, file, settings, folder, threads = sys.argv[1:]
@@ -25,9 +36,20 @@ if __name__ == "__main__":
     config, blocks = TrainConfig.from_file(Path(settings)), np.load(file)
     batches = Batches(blocks, config.batch_size, config.seed)
     objective = LanguageModelling(model, projected=model)
+    held, bring_back = [], sharding.bring_back
+
+    def watched(trained: nn.Module, given: nn.Module) -> None:
+        held.append(fraction_held(trained))
+        bring_back(trained, given)
+
+    sharding.bring_back = watched
     try:
         train(objective, batches, config, Path(folder), validation=Validation({"text": blocks[:10]}))
     except StoppedEarly as stopped:
         sys.exit(str(stopped))
-    if PartialState().is_main_process:
-        (Path(folder) / "processes").write_text(str(PartialState().num_processes))
+    state = PartialState()
+    (Path(folder) / f"process-{state.process_index}.json").write_text(
+        json.dumps({"processes": state.num_processes, "held": held[0]})
+    )
+    if state.is_main_process:
+        model.save_pretrained(Path(folder) / "trained")

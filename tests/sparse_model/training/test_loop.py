@@ -19,21 +19,12 @@ from torch import nn
 
 from sparse_model import UserError
 from sparse_model.artefacts import read_tensors
-from sparse_model.training.batches import Batches
 from sparse_model.training.config import TrainConfig
 from sparse_model.training.interruption import StoppedEarly
-from sparse_model.training.loop import train
 from sparse_model.training.objective import LanguageModelling, ParameterGroup
 from sparse_model.training.optimizer import limit_gradient
 from sparse_model.training.projection import density_report
-from sparse_model.training.validation import Validation
-
-Make = Callable[[], LanguageModelling]
-Weights = dict[str, torch.Tensor]
-CONFIG = TrainConfig(
-    steps=13, batch_size=8, lr=0.05, density=0.2, checkpoint_every=3, log_every=2, gradient_rms="normalise", floor=1
-)
-ONE_RUN = Path(__file__).with_name("one_run.py")
+from tests.sparse_model.training.runs import CONFIG, Make, Weights, alone, assert_same_bits, run, weights
 
 
 class PowerCutError(Exception):
@@ -52,22 +43,6 @@ class Fragile(LanguageModelling):
         if draw == self.step:
             self.action(terms)
         return terms
-
-
-def run(
-    objective: nn.Module, blocks: np.ndarray, folder: Path, config: TrainConfig = CONFIG, **more: Any
-) -> list[dict[str, float]]:
-    return train(objective, Batches(blocks, config.batch_size, config.seed), config, folder, **more)
-
-
-def weights(objective: LanguageModelling) -> dict[str, torch.Tensor]:
-    return {name: value.detach().clone() for name, value in objective.named_parameters()}
-
-
-def assert_same_bits(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
-    assert set(ours) == set(theirs)
-    for name in ours:
-        assert torch.equal(ours[name], theirs[name]), name
 
 
 @pytest.fixture
@@ -144,16 +119,10 @@ def test_a_process_killed_by_sigkill_resumes_to_the_same_bits(
     objective: Make, blocks: np.ndarray, tmp_path: Path
 ) -> None:
     config = CONFIG.model_copy(update={"steps": 30, "checkpoint_every": 1, "log_every": 1})
-    objective().model.save_pretrained(tmp_path / "model")
-    np.save(tmp_path / "blocks.npy", blocks)
-    (tmp_path / "train.json").write_text(json.dumps(config.to_json()))
     folder = tmp_path / "killed"
-    command = [
-        sys.executable,
-        str(ONE_RUN),
-        *(str(tmp_path / name) for name in ("model", "blocks.npy", "train.json", "killed")),
-    ]
-    process = subprocess.Popen([*command, str(torch.get_num_threads())], stderr=subprocess.PIPE)
+    arguments = alone(blocks, config, objective().model, tmp_path, "killed")
+    command = [sys.executable, *arguments, str(torch.get_num_threads())]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
     try:
         while not list((folder / "checkpoints").glob("step-*")):
             assert process.poll() is None, process.stderr.read().decode()
@@ -216,15 +185,6 @@ def test_several_micro_batches_give_the_same_weights_as_one_batch(
 def test_a_batch_that_does_not_split_evenly_is_refused(objective: Make, blocks: np.ndarray, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="make it a multiple of 3"):
         run(objective(), blocks, tmp_path, CONFIG.model_copy(update={"accumulate": 3}))
-
-
-@pytest.mark.parametrize(("flag", "name"), [("FSDP", "FSDP"), ("DEEPSPEED", "DeepSpeed")])
-def test_parameters_split_over_processes_are_refused_by_name(
-    flag: str, name: str, objective: Make, blocks: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(f"ACCELERATE_USE_{flag}", "true")
-    with pytest.raises(UserError, match=rf"^{name} splits each weight tensor .* --multi_gpu"):
-        run(objective(), blocks, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -394,76 +354,3 @@ def test_bfloat16_runs_keep_their_weights_in_fp32(objective: Make, blocks: np.nd
 def test_what_is_no_objective_is_refused(blocks: np.ndarray, tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="Linear is not an Objective"):
         run(nn.Linear(2, 2), blocks, tmp_path)
-
-
-def launched(blocks: np.ndarray, config: TrainConfig, model: nn.Module, folder: Path) -> list[str]:
-    """The command that trains `model` in `folder/two` with two processes on the CPU."""
-    model.save_pretrained(folder / "model")
-    np.save(folder / "blocks.npy", blocks)
-    (folder / "train.json").write_text(json.dumps(config.to_json()))
-    options = (
-        "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0"
-    )
-    files = [str(folder / name) for name in ("model", "blocks.npy", "train.json", "two")]
-    return [sys.executable, "-m", "accelerate.commands.launch", *options.split(), str(ONE_RUN), *files, "1"]
-
-
-ON_CPU = {**os.environ, "ACCELERATE_USE_CPU": "true"}
-TOGETHER = CONFIG.model_copy(
-    update={
-        "steps": 50, "density": 0.5, "eps": 1e-2, "evaluate_every": 10, "diagnose_every": 25, "revive_every": 10,
-        "accumulate": 2, "gradient_rms": "clip",
-    }
-)  # fmt: skip
-
-
-@pytest.mark.slow
-def test_two_processes_under_accelerate_launch_train_what_one_does(
-    objective: Make, blocks: np.ndarray, tmp_path: Path
-) -> None:
-    command = launched(blocks, TOGETHER, objective().model, tmp_path)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False, env=ON_CPU)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert (tmp_path / "two" / "processes").read_text() == "2"
-    alone = objective()
-    rows = run(alone, blocks, tmp_path / "one", TOGETHER, validation=Validation({"text": blocks[:10]}))
-    together = read_tensors(tmp_path / "two" / "checkpoints" / "step-00000050" / "objective.safetensors", "checkpoint")
-    for name, value in weights(alone).items():
-        torch.testing.assert_close(together[name], value, atol=1e-5, rtol=0, msg=name)
-    untrained = weights(objective())
-    assert any((together[name] - value).abs().max() > 1e-2 for name, value in untrained.items())
-    logged = [json.loads(line) for line in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
-    for ours, theirs in zip(logged, rows, strict=True):
-        for name in ("loss", "gradient_rms", "validation_loss", "revived_neurons", "revived_qk"):
-            assert ours.get(name) == pytest.approx(theirs.get(name), abs=1e-5)
-
-
-@pytest.mark.slow
-def test_sigterm_to_the_launcher_stops_two_processes_at_one_step_and_they_resume_to_the_same_bits(
-    objective: Make, blocks: np.ndarray, tmp_path: Path
-) -> None:
-    config = TOGETHER.model_copy(update={"steps": 80, "checkpoint_every": 1000, "log_every": 1})
-    found = {}
-    for name in ("whole", "stopped"):
-        folder = tmp_path / name
-        folder.mkdir()
-        command = launched(blocks, config, objective().model, folder)
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ON_CPU)
-        if name == "stopped":
-            while (
-                not (folder / "two" / "metrics.jsonl").is_file()
-                or (folder / "two" / "metrics.jsonl").stat().st_size == 0
-            ):
-                assert process.poll() is None, process.communicate()[1][-3000:]
-                time.sleep(0.01)
-            process.terminate()
-            told = process.communicate(timeout=200)[1]
-            assert process.returncode != 0
-            assert "stopped after step" in told
-            (saved,) = (folder / "two" / "checkpoints").glob("step-*")
-            assert int(saved.name[5:]) < 80
-            process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ON_CPU)
-        told = process.communicate(timeout=400)[1]
-        assert process.returncode == 0, told[-3000:]
-        found[name] = read_tensors(folder / "two" / "checkpoints" / "step-00000080" / "objective.safetensors", name)
-    assert_same_bits(found["stopped"], found["whole"])

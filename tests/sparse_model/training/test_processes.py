@@ -1,0 +1,181 @@
+"""Runs of several processes: with whole or split parameters they train what one process trains."""
+
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sparse_model import SparseTransformer, UserError
+from sparse_model.artefacts import read_tensors
+from sparse_model.training.objective import LanguageModelling
+from sparse_model.training.validation import Validation
+from tests.sparse_model.training.runs import (
+    CONFIG,
+    ON_CPU,
+    SPLIT,
+    WHOLE,
+    Make,
+    Weights,
+    alone,
+    assert_same_bits,
+    launched,
+    run,
+    weights,
+)
+
+TOGETHER = CONFIG.model_copy(
+    update={
+        "steps": 50, "density": 0.5, "eps": 1e-2, "evaluate_every": 10, "diagnose_every": 25, "revive_every": 10,
+        "accumulate": 2, "gradient_rms": "clip",
+    }
+)  # fmt: skip
+
+
+@pytest.fixture
+def objective(tiny_sparse: Callable[..., SparseTransformer]) -> Make:
+    """Language modelling with tied embeddings, sinks and fixed positions: parameters that are shared, tiny, and frozen."""
+
+    def make() -> LanguageModelling:
+        model = tiny_sparse(tie_word_embeddings=True, attention_sink=True, position="added", position_trainable=False)
+        return LanguageModelling(model, projected=model)
+
+    return make
+
+
+def saved_weights(folder: Path, step: int) -> Weights:
+    return read_tensors(folder / "checkpoints" / f"step-{step:08d}" / "objective.safetensors", "checkpoint")
+
+
+def trained_weights(objective: LanguageModelling) -> Weights:
+    return {name: value for name, value in weights(objective).items() if "wpe" not in name}
+
+
+def assert_close(ours: Weights, theirs: Weights) -> None:
+    assert set(ours) == set(theirs)
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, atol=1e-5, rtol=0, msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "held"), [(WHOLE, 1.0), (SPLIT, 0.5)], ids=["whole", "split"])
+def test_two_processes_under_accelerate_launch_train_what_one_does(
+    kind: list[str], held: float, objective: Make, blocks: np.ndarray, tmp_path: Path
+) -> None:
+    command = launched([*alone(blocks, TOGETHER, objective().model, tmp_path, "two"), "1"], kind)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False, env=ON_CPU)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for rank in range(2):
+        seen = json.loads((tmp_path / "two" / f"process-{rank}.json").read_text())
+        assert seen["processes"] == 2
+        assert seen["held"] == pytest.approx(held, abs=0.01)
+    single = objective()
+    rows = run(single, blocks, tmp_path / "one", TOGETHER, validation=Validation({"text": blocks[:10]}))
+    together = saved_weights(tmp_path / "two", 50)
+    assert_close(together, trained_weights(single))
+    untrained = trained_weights(objective())
+    assert any((together[name] - value).abs().max() > 1e-2 for name, value in untrained.items())
+    final = SparseTransformer.from_pretrained(tmp_path / "two" / "trained")
+    trained = {f"model.{name}": value.detach() for name, value in final.named_parameters() if value.requires_grad}
+    assert_same_bits(trained, together)
+    logged, diagnosed = (
+        [json.loads(line) for line in (tmp_path / "two" / name).read_text().splitlines()]
+        for name in ("metrics.jsonl", "diagnostics.jsonl")
+    )
+    for ours, theirs in zip(logged, rows, strict=True):
+        for name in ("loss", "gradient_rms", "validation_loss", "revived_neurons", "revived_qk"):
+            assert ours.get(name) == pytest.approx(theirs.get(name), abs=1e-5)
+    lines = (tmp_path / "one" / "diagnostics.jsonl").read_text().splitlines()
+    for ours, theirs in zip(diagnosed, map(json.loads, lines), strict=True):
+        for table in ("density", "turnover"):
+            assert ours[table] == pytest.approx(theirs[table], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_split_processes_go_on_from_one_process_and_after_sigterm_one_process_from_them(
+    objective: Make, blocks: np.ndarray, tmp_path: Path
+) -> None:
+    config = TOGETHER.model_copy(update={"checkpoint_every": 20, "keep_checkpoints": 3, "log_every": 1})
+    validation = Validation({"text": blocks[:10]})
+    single = objective()
+    run(single, blocks, tmp_path / "one", config, validation=validation)
+    two, step = tmp_path / "two", "step-00000020"
+    shutil.copytree(tmp_path / "one" / "checkpoints" / step, two / "checkpoints" / step)
+    command = launched([*alone(blocks, config, objective().model, tmp_path, "two"), "1"], SPLIT)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ON_CPU)
+    while not (two / "metrics.jsonl").is_file() or (two / "metrics.jsonl").stat().st_size == 0:
+        assert process.poll() is None, process.communicate()[1][-3000:]
+        time.sleep(0.01)
+    process.terminate()
+    told = process.communicate(timeout=200)[1]
+    assert process.returncode != 0
+    assert "going on after step 20 of 50" in told
+    assert "stopped after step" in told
+    (stopped,) = (path.name for path in (two / "checkpoints").glob("step-*") if path.name != step)
+    assert 20 < int(stopped[5:]) < 50
+    resumed = objective()
+    rows = run(resumed, blocks, two, config, validation=validation)
+    assert [row["step"] for row in rows] == list(range(21, 51))
+    assert_close(weights(resumed), weights(single))
+
+
+@pytest.mark.slow
+def test_sigterm_to_the_launcher_stops_two_processes_at_one_step_and_they_resume_to_the_same_bits(
+    objective: Make, blocks: np.ndarray, tmp_path: Path
+) -> None:
+    config = TOGETHER.model_copy(update={"steps": 80, "checkpoint_every": 1000, "log_every": 1})
+    found = {}
+    for name in ("whole", "stopped"):
+        folder = tmp_path / name
+        folder.mkdir()
+        command = launched([*alone(blocks, config, objective().model, folder, "two"), "1"], WHOLE)
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ON_CPU)
+        if name == "stopped":
+            while (
+                not (folder / "two" / "metrics.jsonl").is_file()
+                or (folder / "two" / "metrics.jsonl").stat().st_size == 0
+            ):
+                assert process.poll() is None, process.communicate()[1][-3000:]
+                time.sleep(0.01)
+            process.terminate()
+            told = process.communicate(timeout=200)[1]
+            assert process.returncode != 0
+            assert "stopped after step" in told
+            (saved,) = (folder / "two" / "checkpoints").glob("step-*")
+            assert int(saved.name[5:]) < 80
+            process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ON_CPU)
+        told = process.communicate(timeout=400)[1]
+        assert process.returncode == 0, told[-3000:]
+        found[name] = saved_weights(folder / "two", 80)
+    assert_same_bits(found["stopped"], found["whole"])
+
+
+@pytest.mark.parametrize(
+    ("set_by_launcher", "told"),
+    [
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, r"^DeepSpeed is not supported; launch with --multi_gpu, or --use_fsdp"),
+        ({"ACCELERATE_USE_FSDP": "true"}, r"^FSDP of version 1 .* add --fsdp_version 2"),
+        (
+            {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"},
+            r"^--fsdp_offload_params is not supported",
+        ),
+    ],
+    ids=["deepspeed", "fsdp1", "offload"],
+)
+def test_other_ways_to_split_parameters_are_refused_by_name(
+    set_by_launcher: dict[str, str],
+    told: str,
+    objective: Make,
+    blocks: np.ndarray,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in set_by_launcher.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=told):
+        run(objective(), blocks, tmp_path)

@@ -100,7 +100,7 @@ def beside_complete(found: list[dict[str, Any]], name: str) -> str:
 
 def main() -> None:
     """Compare task by task, then print the table."""
-    tasks = ("closing_quote", "for_while", "list_nesting", "dict_list")
+    tasks = ("closing_quote", "for_while", "list_nesting", "dict_list", "lambda_def", "equality")
     arguments = options(__doc__, tasks, "signals").parse_args()
     found = records(
         arguments.tasks,

@@ -1,7 +1,7 @@
 """Sparse against dense: how many edges a task's circuit needs in two models of equal loss (the paper's main comparison).
 
-1. sweep       per model and task: learn masks at each k_coef with several seeds, then prune as `prune` does, towards one
-               target loss after the other: each goes on from the circuit of the one before
+1. sweep       per model and task: learn masks at each k_coef with several seeds, then per target loss the smallest
+               circuit that the steps of `prune` find, from several starts
 2. choose      per model, task and target the k_coef and seed with the fewest edges; both models get the same number of tries
 3. summarise   geometric mean of edges over the tasks that reach the target in both models, and of the ratio dense / sparse,
                each with a bootstrap interval over tasks
@@ -127,14 +127,10 @@ def sweep(
     importance = attribution_scores(prompts, values, pruning.tied)
     ranked = [break_ties(masks.scores(number), importance) for number in range(config.seeds)]
     points, whole = [], whole_edges(model)
-    found: list[dict[str, Tensor]] = []
+    last: list[dict[str, Tensor] | None] = [None] * config.seeds
     for target in sorted(reachable):
-        rounds = pruning.elimination_rounds
-        if found and rounds:
-            found = [reduced(model, keep, decide, target, rounds, pruning.tied) for keep in found]
-        else:
-            found = [discretised(model, scores, decide, target, rounds, tied=pruning.tied) for scores in ranked]
-        keep, fewer = min(found, key=lambda keep: count_edges(model, keep)), None
+        last = [_smallest(model, *seed, decide, target, pruning) for seed in zip(ranked, last, strict=True)]
+        keep, fewer = min((keep for keep in last if keep), key=lambda keep: count_edges(model, keep)), None
         if count_edges(model, keep) == whole:
             continue
         if target == config.at and config.edge_steps:
@@ -144,6 +140,27 @@ def sweep(
         held_out_loss = task_loss(model, held_out, Ablate(keep, values))
         points.append(Point(target, k_coef, nodes, edges_between, fewer, decide.loss(keep), held_out_loss))
     return points
+
+
+def _smallest(
+    model: SparseTransformer,
+    scores: Mapping[str, Tensor],
+    before: Keep | None,
+    decide: Deciding,
+    target: float,
+    pruning: PruneConfig,
+) -> dict[str, Tensor]:
+    """The fewest edges that elimination is left with from each of its starts: where it gets stuck depends on them.
+
+    Starts: all nodes the masks kept, the fewest by rank, and the circuit found for the target before.
+    """
+    rounds, tied = pruning.elimination_rounds, pruning.tied
+    by_rank = discretised(model, scores, decide, target, tied=tied)
+    if not rounds:
+        return by_rank
+    found = [discretised(model, scores, decide, target, rounds, tied=tied)]
+    found += [reduced(model, start, decide, target, rounds, tied) for start in (by_rank, before) if start is not None]
+    return min(found, key=lambda keep: count_edges(model, keep))
 
 
 class _Remembering(Deciding):

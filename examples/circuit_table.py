@@ -20,9 +20,9 @@ from sparse_model.experiments.page import publish, write_between
 
 BUNDLED = Path(__file__).resolve().parent.parent / "cli" / "bundled" / "bridge"
 HEAD = (
-    "task", "grade", "nodes", "edges", "task loss", "calibrated", "whole model", "removed (outside; any)", "norms frozen",
-    "interchange, worst", "adversary", "two-valued", "nonsense", "reversed", "shuffled weights", "Jaccard (core)",
-    "CPR / CMD", "CPU s (wall)",
+    "task", "grade", "nodes", "edges", "task loss", "worst template", "calibrated", "whole model",
+    "removed (outside; any)", "norms frozen", "interchange, worst", "adversary", "two-valued", "nonsense", "reversed",
+    "arbitrary", "shuffled weights", "Jaccard (lowest; core)", "CPR / CMD", "CPU s (wall)",
 )  # fmt: skip
 
 
@@ -117,6 +117,7 @@ def table(found: dict[str, Any], refused: dict[str, str]) -> str:
 CONTROLS = {
     "nonsense": "answers that follow no rule",
     "reversed": "the wrong answer of every pair",
+    "arbitrary": "unrelated tokens in the answers' place",
     "random_weights": "the task on shuffled weights",
 }
 
@@ -144,17 +145,21 @@ def row(task: dict[str, Any]) -> list[str]:
         str(task["nodes"]),
         str(task["edges"]),
         interval(says["sufficiency"]["task_loss"]),
+        f"{says['sufficiency']['worst_template_loss']:.3f}",
         f"{task['calibrated_loss']:.3f}",
         f"{task['full_loss']:.3f}",
         f"{task['necessity_loss']:.2f} ({task['necessity_random_loss']:.3f}; {task['necessity_any_loss']:.3f})",
-        "—" if norms is None else f"{norms['frozen_norm_loss']['value']:.3f}",
-        f"{says['interchange']['worst']:.3f}",
-        f"{says['adversarial']['adversarial_loss']['value']:.2f}",
+        "—" if norms is None else bounded(norms["frozen_norm_loss"]),
+        bounded(says["interchange"]["worst"]),
+        bounded(says["adversarial"]["adversarial_loss"], 1),
         f"{says['binarised']['binarised_loss']['value']:.2f}",
         control(says.get("nonsense")),
         control(says.get("reversed")),
+        control(says.get("arbitrary")),
         control(says.get("random_weights")),
-        "—" if agreement is None else f"{agreement['jaccard']['value']:.2f} ({len(agreement['core'])})",
+        "—"
+        if agreement is None
+        else f"{agreement['jaccard']:.2f} ({agreement['lowest']:.2f}; {len(agreement['core'])})",
         "—" if faithful is None else f"{faithful['cpr']['value']:.2f} / {faithful['cmd']['value']:.2f}",
         f"{task['cpu_seconds']:.0f} ({task['seconds']:.0f})",
     ]
@@ -165,6 +170,11 @@ def control(found: dict[str, Any] | None) -> str:
     if found is None:
         return "—"
     return f"never (lowest {found['loss']:.2f})" if found["ratio"] is None else f"{found['ratio']:.1f}×"
+
+
+def bounded(found: dict[str, float], digits: int = 2) -> str:
+    """`value (≤ upper end)`: the end that gates ask for."""
+    return f"{found['value']:.{digits}f} (≤ {found['high']:.{digits}f})"
 
 
 def interval(found: dict[str, float]) -> str:

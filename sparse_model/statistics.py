@@ -1,6 +1,6 @@
 """Intervals and p-values (METHOD §6): every figure is reported with what it could have been."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its 95 % bootstrap interval over the units it was averaged over (pairs or sequences)."""
+    """A figure with its 95 % bootstrap interval over the units it was averaged over (pairs, templates or sequences)."""
 
     value: float
     low: float
@@ -59,6 +59,16 @@ def statistic_estimate(
     )  # fmt: skip
     interval = found.confidence_interval
     return Estimate(value, float(interval.low), float(interval.high))
+
+
+def clustered_estimate(samples: NDArray[np.floating], clusters: Sequence[str], seed: int = 0) -> Estimate:
+    """Mean of samples [N] that come in clusters (pairs of one template), with an interval that resamples whole clusters.
+
+    What pairs of one template share does not average out over them. With a single cluster samples are resampled.
+    """
+    _, member = np.unique(np.asarray(clusters), return_inverse=True)
+    sums, sizes = (np.bincount(member, weights=weights).astype(np.float64) for weights in (samples, None))
+    return mean_estimate(samples, seed) if len(sizes) < 2 else ratio_estimate(sums, sizes, seed)
 
 
 def permutation_p(observed: float, draws: NDArray[np.floating]) -> float:

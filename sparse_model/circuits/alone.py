@@ -29,7 +29,7 @@ class Alone:
     def __init__(
         self, model: SparseTransformer, pairs: TokenPairs, values: Mapping[str, Tensor], compiled: bool = True
     ) -> None:
-        self.model, self.values = model, values
+        self.model, self.values, self.templates = model, values, pairs.template
         whole = pairs.prompts()
         width = int(whole.last.max()) + 1  # the rest is padding for all of them
         self.batch = whole._replace(tokens=whole.tokens[:, :width], mask=whole.mask[:, :width])

@@ -1,4 +1,4 @@
-"""Nonsense controls: a task's prompts with answers that follow no rule, or that reverse it.
+"""Nonsense controls: a task's prompts with answers that follow no rule, that reverse it, or that mean nothing.
 
 A circuit found for it measures what pruning can force out of any set of pairs (METHOD §3).
 """
@@ -35,3 +35,24 @@ def reversed_answers(pairs: TokenPairs) -> TokenPairs:
     `texts` keeps the real answers.
     """
     return replace(pairs, name=f"{pairs.name}_reversed", answer_a=pairs.answer_b, answer_b=pairs.answer_a)
+
+
+def arbitrary_answers(pairs: TokenPairs, seed: int = 0) -> TokenPairs:
+    """The same prompts; every answer token is replaced by another of the prompts' tokens, always by the same one.
+
+    The rule can be known, since it is the task's with other words, but nothing in text suggests it. Tokens are drawn by
+    `seed` from those of all prompts that are no answers, and from the answers themselves where these are too few.
+    `texts` keeps the real answers.
+    """
+    answers = torch.cat([pairs.answer_a, pairs.answer_b]).unique()
+    seen = torch.cat([pairs.tokens_a[pairs.mask], pairs.tokens_b[pairs.mask]]).unique()
+    others = seen[~torch.isin(seen, answers)]
+    generator = torch.Generator().manual_seed(seed)
+    drawn = others[torch.randperm(len(others), generator=generator).to(others.device)]
+    others = torch.cat([drawn, answers.roll(1)])[: len(answers)]
+    return replace(
+        pairs,
+        name=f"{pairs.name}_arbitrary",
+        answer_a=others[torch.searchsorted(answers, pairs.answer_a)],
+        answer_b=others[torch.searchsorted(answers, pairs.answer_b)],
+    )

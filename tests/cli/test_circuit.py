@@ -48,7 +48,7 @@ def test_evaluate_prints_sufficiency_and_necessity_beside_their_controls(cli: Ca
     assert found["necessity_loss"] > found["full_loss"]
     assert len(found["necessity_random_losses"]) == 2
     assert found["evidence"]["findings"]["sufficiency"]["task_loss"]["value"] == pytest.approx(found["task_loss"])
-    assert set(found["evidence"]["missing"]) == {"nonsense", "reversed", "random_weights", "agreement"}
+    assert set(found["evidence"]["missing"]) == {"nonsense", "reversed", "arbitrary", "random_weights", "agreement"}
     text = cli(*command).out
     assert f"Grade {found['evidence']['grade']['letter']}" in text
     assert "sufficiency" in text

@@ -9,7 +9,7 @@ from sparse_model.circuits.ablation import Ablate, final_logits
 from sparse_model.circuits.adversary import adversarial_loss
 from sparse_model.circuits.evidence.finding import Finding
 from sparse_model.circuits.evidence.outcome import Outcome, Subject
-from sparse_model.statistics import Estimate, mean_estimate
+from sparse_model.statistics import Estimate
 from sparse_model.tasks.loss import logit_difference
 
 
@@ -43,5 +43,5 @@ def adversarial(subject: Subject, batch_pairs: int = 32) -> Adversarial:
     batch, (subset,) = pairs.prompts(), found.ablated
     tap = Ablate({name: ~mask for name, mask in subset.items()}, circuit.values)
     logits = final_logits(within, batch.tokens, batch.last, tap).detach()
-    losses = Outcome(logit_difference(logits, batch.answer, batch.other)).losses()
-    return Adversarial(mean_estimate(losses), found.complete, found.random, found.whole)
+    worst = Outcome(logit_difference(logits, batch.answer, batch.other), pairs.template)
+    return Adversarial(worst.loss_estimate(), found.complete, found.random, found.whole)

@@ -11,7 +11,8 @@ import torch
 from sparse_model.circuits.evidence.finding import Finding
 from sparse_model.config import SparseConfig
 from sparse_model.nodes import Node, node_locations
-from sparse_model.statistics import Estimate, mean_estimate
+
+CHANCE_DRAWS = 20
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,13 @@ class Agreement(Finding):
     seeds: list[int]
     nodes: list[int]
     """per seed"""
-    jaccard: Estimate
+    jaccard: float
     """mean over pairs of seeds"""
+    lowest: float
+    """of any two seeds; few overlaps that share their seeds give no interval"""
+    highest: float
     chance: float
-    """what random sets of the same sizes per location would have, from one draw each"""
+    """what random sets of the same sizes per location have, mean over draws"""
     core: list[str]
     """the nodes all seeds share"""
 
@@ -32,7 +36,8 @@ class Agreement(Finding):
     def sentence(self) -> str:
         """What the figures mean."""
         return (
-            f"{len(self.seeds)} seeds agree on {self.jaccard} of their nodes (Jaccard; chance {self.chance:.2f}) and share "
+            f"{len(self.seeds)} seeds agree on {self.jaccard:.2f} (any two: {self.lowest:.2f} to "
+            f"{self.highest:.2f}) of their nodes (Jaccard; chance {self.chance:.2f}) and share "
             f"{len(self.core)} of {min(self.nodes)} to {max(self.nodes)}."
         )
 
@@ -48,12 +53,15 @@ def agreement(config: SparseConfig, runs: Sequence[Mapping[str, Any]], seed: int
         return None
     sets = [{str(node) for node in run["nodes"]} for run in runs]
     generator = torch.Generator().manual_seed(seed)
-    random = [_like(config, nodes, generator) for nodes in sets]
+    random = [_overlaps([_like(config, nodes, generator) for nodes in sets]) for _ in range(CHANCE_DRAWS)]
+    overlaps = _overlaps(sets)
     return Agreement(
         seeds=[int(str(run["seed"])) for run in runs],
         nodes=[len(nodes) for nodes in sets],
-        jaccard=mean_estimate(np.array(_overlaps(sets))),
-        chance=float(np.mean(_overlaps(random))),
+        jaccard=float(np.mean(overlaps)),
+        lowest=min(overlaps),
+        highest=max(overlaps),
+        chance=float(np.mean(random)),
         core=sorted(set.intersection(*sets), key=Node.parse),
     )
 

@@ -1,8 +1,8 @@
-"""Control runs: the same pruning of the same prompts where there is nothing to find.
+"""Control runs: node masks of the same prompts learned, ranked and eliminated alike where there is nothing to find.
 
 Nonsense: answers that follow no rule. Reversed: the opposite of what the model does, which its nodes know as well as the
-task (both in `tasks.nonsense`). Shuffled weights: a model that learned nothing (see
-`random_weights`).
+task. Arbitrary: the task's rule with unrelated tokens for its answers (all in `tasks.nonsense`). Shuffled weights: a model
+that learned nothing (see `random_weights`).
 
 If pruning can force any of them with as few nodes as the task, few nodes prove nothing.
 """
@@ -18,10 +18,10 @@ from sparse_model.circuits.circuit import Circuit
 from sparse_model.circuits.config import PruneConfig
 from sparse_model.circuits.evidence.control_cache import cached_curves
 from sparse_model.circuits.evidence.finding import Finding
-from sparse_model.circuits.evidence.forced import Forced, force, ranked_losses
+from sparse_model.circuits.evidence.forced import Forced, force, with_elimination
 from sparse_model.circuits.evidence.random_weights import shuffled
 from sparse_model.model import SparseTransformer
-from sparse_model.tasks.nonsense import nonsense, reversed_answers
+from sparse_model.tasks.nonsense import arbitrary_answers, nonsense, reversed_answers
 from sparse_model.tasks.token_pairs import TokenPairs
 
 
@@ -86,6 +86,16 @@ class Reversed(Control):
 
 
 @dataclass(frozen=True)
+class Arbitrary(Control):
+    """The control of unrelated tokens in the answers' place."""
+
+    @property
+    def sentence(self) -> str:
+        """What the figures mean."""
+        return self._compared("Pruned to say unrelated tokens in the answers' place, the same model")
+
+
+@dataclass(frozen=True)
 class RandomWeights(Control):
     """The control of weights that were never trained: each matrix's nonzero values exchanged among themselves."""
 
@@ -115,7 +125,7 @@ def control_runs(
     config: PruneConfig,
     cache: Path | None = None,
 ) -> dict[str, Control]:
-    """Nonsense, reversed answers and shuffled weights, pruned as `config` says.
+    """Nonsense, reversed and arbitrary answers, and shuffled weights, with masks as `config` says.
 
     Args:
         train: the pairs the circuit was learned from.
@@ -128,20 +138,25 @@ def control_runs(
         return {
             "nonsense": force(model, nonsense(train, config.seed), circuit.values, config),
             "reversed": force(model, reversed_answers(train), circuit.values, config),
+            "arbitrary": force(model, arbitrary_answers(train, config.seed), circuit.values, config),
             "random_weights": force(random, train, ablation_values(random, blocks, config.ablation), config),
         }
 
     key = {
         "model": circuit.model_fingerprint, "task": train.name, "number of pairs": len(train),
-        "number of text blocks": len(blocks), "setting": config.to_json(),
+        "number of text blocks": len(blocks), "setting": config.to_json(), "set of controls": list(KINDS),
     }  # fmt: skip
     curves = cached_curves(cache, key, run)
-    target = config.target_loss
     if circuit.scores is None:
         task = force(model, train, circuit.values, config)
     else:
-        task = ranked_losses(model, circuit.scores, train, circuit.values, target)
-    return {name: compared(kind, task, curves[name], target) for name, kind in KINDS.items()}
+        task = with_elimination(model, [circuit.scores], train, circuit.values, config)
+    return {name: compared(kind, task, curves[name], config.target_loss) for name, kind in KINDS.items()}
 
 
-KINDS: dict[str, type[Control]] = {"nonsense": Nonsense, "reversed": Reversed, "random_weights": RandomWeights}
+KINDS: dict[str, type[Control]] = {
+    "nonsense": Nonsense,
+    "reversed": Reversed,
+    "arbitrary": Arbitrary,
+    "random_weights": RandomWeights,
+}

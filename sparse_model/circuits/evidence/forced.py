@@ -4,7 +4,7 @@ Unlike `prune.prune` it takes tasks that the whole model cannot do, decides on t
 has nothing that could hold on others), and says what was reached where the target was not.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,9 +14,11 @@ from torch import Tensor
 from sparse_model.circuits.alone import Alone
 from sparse_model.circuits.attribution import attribution_scores, break_ties
 from sparse_model.circuits.config import PruneConfig
+from sparse_model.circuits.deciding import Deciding
 from sparse_model.circuits.evidence.outcome import outcome_of
 from sparse_model.circuits.learn import learn_masks
 from sparse_model.circuits.prompts import Prompts
+from sparse_model.circuits.prune import discretised
 from sparse_model.model import SparseTransformer
 from sparse_model.tasks.token_pairs import TokenPairs
 
@@ -26,7 +28,7 @@ DECIDING = 64
 
 @dataclass(frozen=True)
 class Forced:
-    """Binary loss in nats over the number of top-ranked nodes kept."""
+    """Binary loss in nats over the number of nodes kept: the top-ranked ones, and those elimination left."""
 
     curve: dict[int, float]
 
@@ -49,7 +51,7 @@ class Forced:
 
 
 def force(model: SparseTransformer, pairs: TokenPairs, values: Mapping[str, Tensor], config: PruneConfig) -> Forced:
-    """Learn and rank masks as pruning does, one seed, and follow the loss over the number of nodes kept.
+    """Learn, rank and eliminate as pruning does, one seed, and follow the loss over the number of nodes kept.
 
     What cannot be had cheaply may be given up altogether at the task's price per node, so there is a second try at a
     tenth of it, and the better of both counts at every size.
@@ -59,12 +61,33 @@ def force(model: SparseTransformer, pairs: TokenPairs, values: Mapping[str, Tens
     """
     prompts = Prompts(model, pairs)
     importance = attribution_scores(prompts, values, config.tied)
-    curve: dict[int, float] = {}
+    rankings = []
     for k_coef in (config.k_coef, config.k_coef / 10):
         masks = learn_masks(prompts, values, config.model_copy(update={"k_coef": k_coef}), [config.seed], pairs.name)
-        scores = break_ties(masks.scores(0), importance)
-        for nodes, loss in ranked_losses(model, scores, pairs, values, config.target_loss).curve.items():
+        rankings.append(break_ties(masks.scores(0), importance))
+    return with_elimination(model, rankings, pairs, values, config)
+
+
+def with_elimination(
+    model: SparseTransformer,
+    rankings: Sequence[Mapping[str, Tensor]],
+    pairs: TokenPairs,
+    values: Mapping[str, Tensor],
+    config: PruneConfig,
+) -> Forced:
+    """The lowest loss of any ranking at every size, and the set that elimination leaves of the best one at the target."""
+    curves = [ranked_losses(model, scores, pairs, values, config.target_loss) for scores in rankings]
+    curve: dict[int, float] = {}
+    for found in curves:
+        for nodes, loss in found.curve.items():
             curve[nodes] = min(loss, curve.get(nodes, loss))
+    sizes = [(size, i) for i, found in enumerate(curves) if (size := found.nodes_at(config.target_loss)) is not None]
+    if sizes and config.signal != "adversarial":
+        decide = Deciding(model, [pairs.select(slice(0, DECIDING))], values)
+        scores, target = rankings[min(sizes)[1]], config.target_loss
+        keep = discretised(model, scores, decide, target, config.elimination_rounds, tied=config.tied)
+        nodes, loss = sum(int(mask.sum()) for mask in keep.values()), decide.loss(keep)
+        curve[nodes] = min(loss, curve.get(nodes, loss))
     return Forced(dict(sorted(curve.items())))
 
 

@@ -6,13 +6,14 @@ whose loss rises when the norms scale as they do in the whole model has used tha
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from sparse_model.circuits.evidence.finding import Finding
 from sparse_model.circuits.evidence.outcome import Subject
-from sparse_model.statistics import Estimate
+from sparse_model.statistics import Estimate, statistic_estimate
 from sparse_model.taps import Tap, no_tap
 
 
@@ -24,7 +25,7 @@ class FrozenNorm(Finding):
     """of the circuit under the whole model's norm scales"""
     task_loss: Estimate
     """under its own"""
-    amplification: float
+    amplification: Estimate
     """median over prompts of the circuit's final norm scale relative to the whole model's"""
 
     @property
@@ -32,7 +33,7 @@ class FrozenNorm(Finding):
         """What the figures mean."""
         return (
             f"Under the whole model's norm scales the circuit's loss is {self.frozen_norm_loss}, under its own "
-            f"{self.task_loss.value:.3f}; its final norm scales by {self.amplification:.2f} of the whole model's."
+            f"{self.task_loss.value:.3f}; its final norm scales by {self.amplification} of the whole model's."
         )
 
 
@@ -46,7 +47,7 @@ def frozen_norm(subject: Subject) -> FrozenNorm | None:
     return FrozenNorm(
         frozen_norm_loss=subject.running(scales=scales).loss_estimate(),
         task_loss=subject.by_itself.loss_estimate(),
-        amplification=float((seen[-1, end] / scales[-1, end]).median()),
+        amplification=statistic_estimate(((seen[-1, end] / scales[-1, end]).cpu().numpy(),), np.median),
     )
 
 

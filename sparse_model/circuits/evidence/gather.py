@@ -13,7 +13,7 @@ from sparse_model.circuits.config import PruneConfig
 from sparse_model.circuits.evidence.adversarial import adversarial
 from sparse_model.circuits.evidence.agreement import agreement
 from sparse_model.circuits.evidence.binarised import binarised
-from sparse_model.circuits.evidence.controls import control_runs
+from sparse_model.circuits.evidence.controls import KINDS, control_runs
 from sparse_model.circuits.evidence.faithfulness import faithfulness
 from sparse_model.circuits.evidence.finding import Finding
 from sparse_model.circuits.evidence.frozen_norm import frozen_norm
@@ -113,7 +113,7 @@ def gather(
         QUICK if quick and seeds > len(runs) else ONE_SEED,
     )
     if blocks is None:
-        missing |= dict.fromkeys(("nonsense", "reversed", "random_weights"), QUICK)
+        missing |= dict.fromkeys(KINDS, QUICK)
     else:
         started = time.perf_counter()
         findings |= control_runs(model, circuit, train, blocks, config, controls)

@@ -48,8 +48,8 @@ GATES = (
     ),
     Gate(
         "necessary in size", "basic", "necessity", HALF_OF_CHANCE,
-        "removing the circuit brings the whole model's loss to at least half of chance",
-        lambda f: f.necessity_loss.value, lambda f: f.necessity_loss.value >= HALF_OF_CHANCE,
+        "removing the circuit brings the whole model's loss to at least half of chance (lower end)",
+        lambda f: f.necessity_loss.low, lambda f: f.necessity_loss.low >= HALF_OF_CHANCE,
     ),
     Gate(
         "nonsense", "control", "nonsense", SEPARATES,
@@ -59,6 +59,11 @@ GATES = (
     Gate(
         "reversed", "control", "reversed", SEPARATES,
         "the wrong answers need at least this many times the nodes, or cannot be forced at all",
+        lambda f: f.ratio, lambda f: f.separates,
+    ),
+    Gate(
+        "arbitrary", "control", "arbitrary", SEPARATES,
+        "unrelated tokens in the answers' place need at least this many times the nodes, or cannot be forced at all",
         lambda f: f.ratio, lambda f: f.separates,
     ),
     Gate(
@@ -73,23 +78,23 @@ GATES = (
     ),
     Gate(
         "frozen norms", "stress", "frozen_norm", HALF_OF_CHANCE,
-        "under the whole model's norm scales the loss stays at most half of chance",
-        lambda f: f.frozen_norm_loss.value, lambda f: f.frozen_norm_loss.value <= HALF_OF_CHANCE,
+        "under the whole model's norm scales the loss stays at most half of chance (upper end)",
+        lambda f: f.frozen_norm_loss.high, lambda f: f.frozen_norm_loss.high <= HALF_OF_CHANCE,
     ),
     Gate(
         "adversary", "stress", "adversarial", HALF_OF_CHANCE,
-        "under the worst subset of removals found the loss stays at most half of chance",
-        lambda f: f.adversarial_loss.value, lambda f: f.adversarial_loss.value <= HALF_OF_CHANCE,
+        "under the worst subset of removals found the loss stays at most half of chance (upper end)",
+        lambda f: f.adversarial_loss.high, lambda f: f.adversarial_loss.high <= HALF_OF_CHANCE,
     ),
     Gate(
         "interchange", "stress", "interchange", HALF_OF_CHANCE,
-        "with any share of its nodes at the whole model's activations the loss stays at most half of chance",
-        lambda f: f.worst, lambda f: f.worst <= HALF_OF_CHANCE,
+        "with any share of its nodes at the whole model's activations the loss stays at most half of chance (upper end)",
+        lambda f: f.worst.high, lambda f: f.worst.high <= HALF_OF_CHANCE,
     ),
     Gate(
         "seeds", "stress", "agreement", JACCARD,
-        "seeds agree on more of their nodes (Jaccard) than was published for circuits of a dense model",
-        lambda f: f.jaccard.value, lambda f: f.jaccard.value > JACCARD,
+        "any two seeds agree on more of their nodes (Jaccard) than was published for circuits of a dense model",
+        lambda f: f.lowest, lambda f: f.lowest > JACCARD,
     ),
 )  # fmt: skip
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sparse_model.circuits.evidence.finding import Finding
 from sparse_model.circuits.evidence.outcome import Subject
-from sparse_model.statistics import Estimate, mean_estimate
+from sparse_model.statistics import Estimate
 from sparse_model.taps import Recorder
 
 FRACTIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -24,8 +24,8 @@ class Interchange(Finding):
     """Losses in nats (chance 0.693) by share of nodes exchanged."""
 
     curve: dict[float, Estimate]
-    worst: float
-    """the largest of the curve's means"""
+    worst: Estimate
+    """the point of the curve whose interval reaches highest"""
     distance: float
     """between the circuit's activations and the whole model's: 1 − R², pooled over kept nodes and prefixes"""
 
@@ -67,10 +67,10 @@ def interchange(subject: Subject, draws: int = 8) -> Interchange:
                 return torch.where(chosen[location][channels], theirs, x)
 
             losses.append(subject.running(tap=swap).losses())
-        curve[share] = mean_estimate(np.mean(losses, axis=0))
+        curve[share] = subject.by_itself.estimate(np.mean(losses, axis=0))
     unexplained = sum(float((own - theirs).double().square().sum()) for own, theirs in seen.values())
     total = sum(float((theirs - theirs.mean(0)).double().square().sum()) for _, theirs in seen.values())
-    return Interchange(curve, max(loss.value for loss in curve.values()), unexplained / total if total else 0.0)
+    return Interchange(curve, max(curve.values(), key=lambda loss: loss.high), unexplained / total if total else 0.0)
 
 
 @torch.no_grad()

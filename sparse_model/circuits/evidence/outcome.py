@@ -1,6 +1,6 @@
 """What some version of the model does on a set of pairs, and the subject that all checks question."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -16,16 +16,19 @@ from sparse_model.circuits.compile import NodeTap
 from sparse_model.circuits.masked_pass import answer_differences
 from sparse_model.circuits.prompts import Prompts
 from sparse_model.model import SparseTransformer
-from sparse_model.statistics import Estimate, mean_estimate
+from sparse_model.statistics import Estimate, clustered_estimate
 from sparse_model.tasks.loss import logit_difference
 from sparse_model.tasks.token_pairs import TokenPairs
 
 
 class Outcome:
-    """Right minus wrong logit [M = 2N] of both prompts of N pairs; every figure is over pairs, a pair's prompts averaged."""
+    """Right minus wrong logit [M = 2N] of both prompts of N pairs; every figure is over pairs, a pair's prompts averaged.
 
-    def __init__(self, difference: Float[Tensor, " M"]) -> None:
-        self.difference = difference.detach().double().cpu()
+    Intervals resample templates with all their pairs.
+    """
+
+    def __init__(self, difference: Float[Tensor, " M"], templates: Sequence[str]) -> None:
+        self.difference, self.templates = difference.detach().double().cpu(), templates
 
     def losses(self, calibration: Calibration | None = None) -> NDArray[np.float64]:
         """Binary loss per pair, in nats."""
@@ -46,8 +49,25 @@ class Outcome:
         return float(torch.nn.functional.softplus(-self.difference).mean())
 
     def loss_estimate(self, calibration: Calibration | None = None) -> Estimate:
-        """Binary loss with its interval over pairs."""
-        return mean_estimate(self.losses(calibration))
+        """Binary loss with its interval."""
+        return self.estimate(self.losses(calibration))
+
+    def accuracy_estimate(self) -> Estimate:
+        """Share of prompts answered rightly, with its interval."""
+        return self.estimate(self.right())
+
+    def estimate(self, values: NDArray[np.floating]) -> Estimate:
+        """The mean of values per pair, with its interval."""
+        return clustered_estimate(values, self.templates)
+
+    def worst_template(self) -> tuple[str, float]:
+        """The template with the highest mean loss, and that loss."""
+        by_template: dict[str, list[float]] = {}
+        for template, loss in zip(self.templates, self.losses(), strict=True):
+            by_template.setdefault(template, []).append(float(loss))
+        means = {template: sum(losses) / len(losses) for template, losses in by_template.items()}
+        worst = max(means, key=lambda template: means[template])
+        return worst, means[worst]
 
     def _by_pair(self, values: Tensor) -> NDArray[np.float64]:
         found: NDArray[np.float64] = values.view(2, -1).mean(0).numpy()
@@ -91,7 +111,7 @@ class Subject:
         """The whole model with a node set frozen."""
         keep = {name: (~mask)[None].to(self.model.dtype) for name, mask in nodes.items()}
         rows = self._prompts.rows()
-        return Outcome(answer_differences(self._prompts, rows, keep, self.circuit.values)[0])
+        return Outcome(answer_differences(self._prompts, rows, keep, self.circuit.values)[0], self.pairs.template)
 
     def generator(self) -> torch.Generator:
         """A fresh generator of the subject's seed."""
@@ -100,4 +120,4 @@ class Subject:
 
 def outcome_of(alone: Alone, logits: Float[Tensor, "M V"]) -> Outcome:
     """The outcome of logits after both prompts of every pair."""
-    return Outcome(logit_difference(logits.double(), alone.batch.answer, alone.batch.other))
+    return Outcome(logit_difference(logits.double(), alone.batch.answer, alone.batch.other), alone.templates)

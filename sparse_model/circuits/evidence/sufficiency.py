@@ -16,6 +16,9 @@ class Sufficiency(Finding):
 
     task_loss: Estimate
     """of the circuit alone"""
+    worst_template: str
+    """the held-out template it is worst on"""
+    worst_template_loss: float
     calibrated_loss: Estimate
     circuit_accuracy: Estimate
     full_loss: Estimate
@@ -31,8 +34,9 @@ class Sufficiency(Finding):
         """What the figures mean."""
         return (
             f"Alone, the circuit answers {self.circuit_accuracy.value:.0%} of held-out prompts rightly at a loss of "
-            f"{self.task_loss}; the whole model {self.accuracy.value:.0%} at {self.full_loss.value:.3f}, random circuits of its "
-            f"size have {self.random_circuit_loss.value:.3f}."
+            f"{self.task_loss} ({self.worst_template_loss:.3f} on the worst template, {self.worst_template}); the whole model "
+            f"{self.accuracy.value:.0%} at {self.full_loss.value:.3f}, random circuits of its size have "
+            f"{self.random_circuit_loss.value:.3f}."
         )
 
 
@@ -40,12 +44,15 @@ def sufficiency(subject: Subject, draws: int = 100) -> Sufficiency:
     """Measure it on the subject's pairs; `draws` random circuits."""
     circuit, generator = subject.circuit, subject.generator()
     random = [subject.only(random_circuit(circuit, generator, outside=True)).loss for _ in range(draws)]
+    worst_template, worst_template_loss = subject.by_itself.worst_template()
     return Sufficiency(
         task_loss=subject.by_itself.loss_estimate(),
+        worst_template=worst_template,
+        worst_template_loss=worst_template_loss,
         calibrated_loss=subject.by_itself.loss_estimate(circuit.calibration),
-        circuit_accuracy=mean_estimate(subject.by_itself.right()),
+        circuit_accuracy=subject.by_itself.accuracy_estimate(),
         full_loss=subject.whole.loss_estimate(),
-        accuracy=mean_estimate(subject.whole.right()),
+        accuracy=subject.whole.accuracy_estimate(),
         random_circuit_loss=mean_estimate(np.array(random)),
         not_compiled=subject.alone.not_compiled,
     )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from sparse_model.circuits.evidence.adversarial import adversarial
 from sparse_model.circuits.evidence.agreement import agreement
 from sparse_model.circuits.evidence.binarised import best_steps, binarised
 from sparse_model.circuits.evidence.control_cache import cached_curves
-from sparse_model.circuits.evidence.controls import Nonsense, RandomWeights, compared
+from sparse_model.circuits.evidence.controls import KINDS, Nonsense, RandomWeights, compared
 from sparse_model.circuits.evidence.faithfulness import faithfulness
 from sparse_model.circuits.evidence.finding import Finding
 from sparse_model.circuits.evidence.forced import Forced, ranked_losses
@@ -25,12 +26,12 @@ from sparse_model.circuits.evidence.gather import gather
 from sparse_model.circuits.evidence.grades import GATES, grade
 from sparse_model.circuits.evidence.interchange import interchange
 from sparse_model.circuits.evidence.necessity import necessity
-from sparse_model.circuits.evidence.outcome import Subject
+from sparse_model.circuits.evidence.outcome import Outcome, Subject
 from sparse_model.circuits.evidence.random_weights import shuffled
 from sparse_model.circuits.evidence.sufficiency import sufficiency
 from sparse_model.circuits.prune import task_loss
 from sparse_model.settings import UserError
-from sparse_model.statistics import Estimate
+from sparse_model.statistics import Estimate, mean_estimate
 from tests.sparse_model.circuits.conftest import random_keep
 
 
@@ -67,7 +68,7 @@ def test_the_whole_model_as_its_own_circuit_is_moved_by_neither_norms_nor_interc
     norms, exchanged = frozen_norm(everything), interchange(everything, draws=2)
     assert norms is not None
     assert norms.frozen_norm_loss.value == pytest.approx(whole, abs=1e-4)
-    assert norms.amplification == pytest.approx(1, abs=1e-4)
+    assert norms.amplification.value == pytest.approx(1, abs=1e-4)
     assert [loss.value for loss in exchanged.curve.values()] == pytest.approx([whole] * 5, abs=1e-4)
     assert exchanged.distance == pytest.approx(0, abs=1e-6)
 
@@ -78,7 +79,7 @@ def test_norms_and_interchange_move_a_random_circuit(subject: Subject) -> None:
     assert abs(norms.frozen_norm_loss.value - norms.task_loss.value) > 1e-3
     assert exchanged.curve[0.0].value == pytest.approx(subject.by_itself.loss, abs=1e-6)
     assert abs(exchanged.curve[1.0].value - exchanged.curve[0.0].value) > 1e-3
-    assert exchanged.worst == max(loss.value for loss in exchanged.curve.values())
+    assert exchanged.worst.high == max(loss.high for loss in exchanged.curve.values())
     assert exchanged.distance > 0.01
 
 
@@ -134,6 +135,17 @@ def test_faithfulness_runs_from_nothing_to_the_whole_model_and_needs_a_ranking(k
     assert found.cmd.value == pytest.approx(np.trapezoid(np.abs(1 - np.array(f)), shares))
 
 
+def test_intervals_resample_templates_and_the_worst_one_is_named(subject: Subject) -> None:
+    outcome = subject.by_itself
+    apart = Outcome(outcome.difference, [str(i) for i in range(len(subject.pairs))])
+    assert apart.loss_estimate() == mean_estimate(outcome.losses())
+    steep = torch.tensor([3.0, 3.0, -3.0, -3.0] * 2)
+    shared = Outcome(steep, ["x", "x", "y", "y"])
+    low, high = math.log1p(math.exp(-3)), math.log1p(math.exp(3))
+    assert (shared.loss_estimate().low, shared.loss_estimate().high) == pytest.approx((low, high))
+    assert shared.worst_template() == ("y", pytest.approx(high))
+
+
 def test_agreement_is_the_mean_jaccard_beside_chance(known) -> None:
     runs = [
         {"seed": 0, "nodes": ["0.attn.q:1", "0.mlp.post_act:3"]},
@@ -142,9 +154,10 @@ def test_agreement_is_the_mean_jaccard_beside_chance(known) -> None:
     ]
     found = agreement(known.model.config, runs)
     assert found is not None
-    assert found.jaccard.value == pytest.approx((1 / 3 + 1 / 2 + 1 / 2) / 3)
+    assert found.jaccard == pytest.approx((1 / 3 + 1 / 2 + 1 / 2) / 3)
+    assert (found.lowest, found.highest) == pytest.approx((1 / 3, 1 / 2))
     assert found.core == ["0.attn.q:1"]
-    assert found.chance < found.jaccard.value
+    assert found.chance < found.jaccard
     assert agreement(known.model.config, runs[:1]) is None
 
 
@@ -223,11 +236,12 @@ def findings(**changed: object) -> dict:
         "necessity": necessary(),
         "nonsense": separates,
         "reversed": separates,
+        "arbitrary": separates,
         "random_weights": separates,
         "frozen_norm": _Says(frozen_norm_loss=estimate(0.2)),
         "adversarial": _Says(adversarial_loss=estimate(0.2)),
-        "interchange": _Says(worst=0.2),
-        "agreement": _Says(jaccard=estimate(0.8)),
+        "interchange": _Says(worst=estimate(0.2)),
+        "agreement": _Says(jaccard=0.8, lowest=0.7),
     }
     return {**good, **changed}
 
@@ -240,7 +254,9 @@ def findings(**changed: object) -> dict:
         ({"adversarial": _Says(adversarial_loss=estimate(7.0))}, "B"),
         ({"adversarial": _Says(adversarial_loss=estimate(7.0)), "agreement": None}, "C"),
         ({"nonsense": _Says(ratio=1.1, separates=False)}, "C"),
-        ({"nonsense": None, "reversed": None, "random_weights": None}, "C"),
+        ({"nonsense": None, "reversed": None, "arbitrary": None, "random_weights": None}, "C"),
+        ({"frozen_norm": _Says(frozen_norm_loss=estimate(0.349))}, "B"),
+        ({"agreement": _Says(jaccard=0.5, lowest=0.3)}, "B"),
         ({"necessity": necessary(p=0.2)}, "D"),
         ({"necessity": necessary(loss=0.01)}, "D"),
         ({"sufficiency": _Says(task_loss=estimate(0.299))}, "D"),
@@ -265,10 +281,10 @@ def test_everything_is_gathered_into_one_json_object(quick: bool, known, circuit
     subject = Subject(known.model, circuit, known.validation)
     found = gather(subject, known.train, known.validation, None if quick else text, config, draws=2, seeds=2)
     read = json.loads(json.dumps(found.to_json(), allow_nan=False))
-    absent = {"nonsense", "reversed", "random_weights", "agreement"} if quick else set()
+    absent = {*KINDS, "agreement"} if quick else set()
     assert set(read["missing"]) == absent
     checks = {"sufficiency", "necessity", "frozen_norm", "interchange", "binarised", "faithfulness", "adversarial"}
-    assert set(read["findings"]) == checks | ({"nonsense", "reversed", "random_weights", "agreement"} - absent)
+    assert set(read["findings"]) == checks | ({*KINDS, "agreement"} - absent)
     assert all(len(finding["sentence"]) > 40 for finding in read["findings"].values())
     assert set(read["findings"]["sufficiency"]["task_loss"]) == {"value", "low", "high"}
     assert read["grade"]["letter"] in "ABCD"

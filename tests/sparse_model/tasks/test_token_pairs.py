@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from sparse_model.tasks import TASKS, TaskError, TextPair, find_task
-from sparse_model.tasks.nonsense import nonsense
+from sparse_model.tasks.nonsense import arbitrary_answers, nonsense
 from sparse_model.tasks.token_pairs import TokenPairs, tokenise_pairs
 
 
@@ -149,3 +149,21 @@ def test_nonsense_answers_follow_a_coin_that_ignores_the_rule(tokenizer: PreTrai
     assert torch.equal(control.answer_a + control.answer_b, pairs.answer_a + pairs.answer_b)
     assert torch.equal(nonsense(pairs.select(slice(0, 50)), seed=0).answer_a, control.answer_a[:50])
     assert not torch.equal(nonsense(pairs, seed=1).answer_a, control.answer_a)
+
+
+@pytest.mark.parametrize("name", ["closing_quote", "fstring_variable"])
+def test_arbitrary_answers_keep_the_rule_with_other_tokens_of_the_prompts(
+    name: str, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    pairs = tokenise_pairs(TASKS[name], tokenizer, 100)
+    control = arbitrary_answers(pairs, seed=0)
+    before, after = (torch.cat([found.answer_a, found.answer_b]).tolist() for found in (pairs, control))
+    words = dict(zip(before, after, strict=True))
+    assert [words[token] for token in before] == after, "one word for one word"
+    assert len(set(words.values())) == len(words)
+    assert not any(old == new for old, new in words.items())
+    assert set(after) <= set(pairs.tokens_a[pairs.mask].tolist()) | set(pairs.tokens_b[pairs.mask].tolist()) | set(
+        before
+    )
+    assert torch.equal(control.tokens_a, pairs.tokens_a)
+    assert not torch.equal(arbitrary_answers(pairs, seed=1).answer_a, control.answer_a)

@@ -27,6 +27,19 @@ def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
+def test_a_walk_through_the_page_of_the_real_model_ends_where_a_command_refuses_its_input(tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("smollm_walk", EXAMPLES / "smollm_walk.py")
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    lines = example.commands(example.PAGE)
+    assert [line[:2] for line in lines][2:5] == [["bridge", "train"], ["task", "check"], ["circuit", "prune"]]
+    found = example.run(["circuit", "prune", "nowhere", "--task", "for_while", "--out", "c"], tmp_path)
+    assert found["code"] == 2
+    assert "nowhere" in example.text({"circuit prune": found}, tmp_path)
+    (tmp_path / "circuit_prune.json").write_text('{"code": 2, "said": "kept", "seconds": 1, "gigabytes": 1}')
+    assert example.run(["circuit", "prune"], tmp_path)["said"] == "kept"  # and not run again
+
+
 def test_the_twins_differ_in_density_and_not_in_nonzeros(
     corpus_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

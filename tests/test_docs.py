@@ -105,13 +105,20 @@ def test_every_path_of_the_file_map_exists() -> None:
 
 
 def test_every_link_between_documents_leads_somewhere() -> None:
-    broken = [
-        f"{document.name}: {target}"
-        for document in DOCUMENTS
-        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text("utf-8"))
-        if "://" not in target and not (document.parent / target).exists()
-    ]
+    broken = []
+    for document in DOCUMENTS:
+        for target, heading in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", document.read_text("utf-8")):
+            if "://" not in target:
+                page = document.parent / target if target else document
+                if not page.exists() or (heading and heading not in _headings(page)):
+                    broken.append(f"{document.name}: {target}#{heading}")
     assert not broken
+
+
+def _headings(page: Path) -> set[str]:
+    """What a link puts after # to lead to each heading of a page."""
+    found = re.findall(r"^#+ (.+)$", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
 
 
 def test_every_block_of_figures_is_closed_once_and_has_a_name_of_its_own_in_its_document() -> None:
@@ -162,6 +169,24 @@ def test_a_figure_that_no_command_wrote_is_noticed() -> None:
     assert _unfounded("[Training](docs/training.md#experiments): 2 %-dense, by -0.404 nats.", ROOT / "README.md") == []
     wrong = "[Training](docs/training.md): by -0.504\n[-0.4, -0.3] nats.\n- 7,777 here"
     assert _unfounded(wrong, ROOT / "README.md") == ["-0.504 [-0.4, -0.3]", "7,777"]
+
+
+def test_the_readme_leads_to_every_document() -> None:
+    linked = set(re.findall(r"\]\((docs/[\w/]+\.md)", (ROOT / "README.md").read_text("utf-8")))
+    assert linked == {str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")}
+
+
+def test_every_label_that_docstrings_cite_stands_in_the_method() -> None:
+    method = (ROOT / "docs" / "method.md").read_text("utf-8")
+    cited: set[str] = set()
+    for package in ("sparse_model", "dense_adapters", "bridges", "cli"):
+        for path in (ROOT / package).rglob("*.py"):
+            text = path.read_text("utf-8")
+            cited |= {f"({label})" for label in re.findall(r"\b(M\d)\b", text)}
+            for numbers in re.findall(r"METHOD ((?:§\d(?:, )?)+)", text):
+                cited |= {f"## {number}." for number in re.findall(r"\d", numbers)}
+    assert {"(M1)", "(M5)", "## 6."} <= cited
+    assert not [label for label in sorted(cited) if label not in method]
 
 
 def test_every_script_a_document_names_exists() -> None:

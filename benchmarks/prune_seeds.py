@@ -1,10 +1,10 @@
 """How much several mask seeds cost beside one, and one beside the plain definition of a masked step.
 
-    python -m benchmarks.prune_seeds [--task closing_quote] [--seeds 8] [--steps 60] [--turns 3]
+    python -m benchmarks.prune_seeds [--task closing_quote] [--seeds 8] [--steps 60] [--turns 3] [--into docs/circuits.md]
 
 `plain` is the whole model under a tap, one prompt row per token, as `tests/.../test_learn.py` defines learning. All run in
 turn in one process and are measured in CPU seconds, which other load changes little; printed are the medians of the
-per-turn ratios, as one JSON object.
+per-turn ratios, as one JSON object; --into writes them as a sentence.
 Target: 8 seeds <= 3x one plain seed.
 """
 
@@ -13,6 +13,8 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,6 +24,7 @@ from sparse_model.circuits.config import PruneConfig
 from sparse_model.circuits.learn import learn_masks
 from sparse_model.circuits.masks import NodeMasks
 from sparse_model.circuits.prompts import Prompts
+from sparse_model.experiments.page import write_between
 from sparse_model.tasks.loss import binary_loss
 from sparse_model.tasks.token_pairs import TokenPairs
 
@@ -59,6 +62,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--into", type=Path, help="also write between the `seeds` comments of this page")
     arguments = parser.parse_args()
     config, train = PruneConfig(steps=arguments.steps), splits(arguments.task).train
     model, values = bundled()
@@ -87,6 +91,9 @@ def main() -> None:
         return statistics.median(turn[above] / turn[below] for turn in turns)
 
     found = {
+        "task": arguments.task,
+        "turns": arguments.turns,
+        "threads": torch.get_num_threads(),
         "seeds": arguments.seeds,
         "steps": arguments.steps,
         "cpu_seconds": {name: statistics.median(turn[name] for turn in turns) for name in runs},
@@ -96,6 +103,19 @@ def main() -> None:
         "same_masks": same,
     }
     print(json.dumps(found, indent=1))
+    if arguments.into is not None:
+        write_between(arguments.into, "seeds", text(found))
+
+
+def text(found: dict[str, Any]) -> str:
+    """The ratios in a sentence."""
+    masks = "The masks are the plain ones." if found["same_masks"] else "**The masks differ from the plain ones.**"
+    return (
+        f"`{found['task']}`, {found['steps']} steps, CPU seconds with {found['threads']} thread(s), medians of "
+        f"{found['turns']} turns: one seed costs {found['one_over_plain']:.2f} times the plain step\nit is defined by (the "
+        f"whole model under a tap, one row per token), {found['seeds']} seeds {found['many_over_plain']:.2f} times; beside one "
+        f"seed\nof the same fast code, {found['seeds']} cost {found['many_over_one']:.1f} times. {masks}"
+    )
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import prune_attribution, prune_signals
+from benchmarks import prune_attribution, prune_seeds, prune_signals
 from benchmarks.by_task import geometric_mean, records
 from sparse_model.experiments.page import publish
 
@@ -51,6 +51,18 @@ def test_the_sentences_of_the_signals_follow_from_the_table() -> None:
     assert "with 2.0 [2.0, 2.0] times the nodes" in text
     assert "beside complete grown to the same size: 0.71 [0.50, 1.00] times" in text
     assert "The lowest adversarial loss of any mask is 1.00 nats" in text
+
+
+def test_the_sentence_of_the_seeds_says_where_the_masks_differ() -> None:
+    found = {
+        "task": "a", "steps": 4, "threads": 1, "turns": 2, "seeds": 8, "one_over_plain": 0.25, "many_over_plain": 1.5,
+        "many_over_one": 6, "same_masks": True,
+    }  # fmt: skip
+    text = prune_seeds.text(found)
+    assert "one seed costs 0.25 times" in text
+    assert "8 seeds 1.50 times" in text
+    assert "differ" not in text
+    assert "masks differ" in prune_seeds.text({**found, "same_masks": False})
 
 
 def test_the_sentences_of_the_baseline_follow_from_the_table_and_reach_the_page(tmp_path: Path) -> None:

@@ -20,6 +20,9 @@ class Sufficiency(Finding):
     """the held-out template it is worst on"""
     worst_template_loss: float
     calibrated_loss: Estimate
+    scale: float
+    """the calibration: the difference of the two logits is scaled and shifted"""
+    shift: float
     circuit_accuracy: Estimate
     full_loss: Estimate
     """of the whole model"""
@@ -36,7 +39,8 @@ class Sufficiency(Finding):
             f"Alone, the circuit answers {self.circuit_accuracy.value:.0%} of held-out prompts rightly at a loss of "
             f"{self.task_loss} ({self.worst_template_loss:.3f} on the worst template, {self.worst_template}); the whole model "
             f"{self.accuracy.value:.0%} at {self.full_loss.value:.3f}, random circuits of its size have "
-            f"{self.random_circuit_loss.value:.3f}."
+            f"{self.random_circuit_loss.value:.3f}. Calibrated (scale {self.scale:.3g}, shift {self.shift:.3g}) it has "
+            f"{self.calibrated_loss}."
         )
 
 
@@ -50,6 +54,8 @@ def sufficiency(subject: Subject, draws: int = 100) -> Sufficiency:
         worst_template=worst_template,
         worst_template_loss=worst_template_loss,
         calibrated_loss=subject.by_itself.loss_estimate(circuit.calibration),
+        scale=circuit.calibration.scale,
+        shift=circuit.calibration.shift,
         circuit_accuracy=subject.by_itself.accuracy_estimate(),
         full_loss=subject.whole.loss_estimate(),
         accuracy=subject.whole.accuracy_estimate(),

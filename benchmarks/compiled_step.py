@@ -8,7 +8,7 @@ import json
 import time
 
 import torch
-from timing import ratio
+from timing import interleave, machine, ratio
 
 from sparse_model import SparseConfig, SparseTransformer
 from sparse_model.training.objective import LanguageModelling
@@ -33,12 +33,15 @@ def main() -> None:
     start = time.perf_counter()
     run(compiled)
     first = time.perf_counter() - start
-    found = ratio(lambda: run(compiled), lambda: run(objective), given.repeats)
-    print(
-        json.dumps(
-            {"S": given.width, "compiled over plain": round(found, 2), "seconds of the first call": round(first)}
-        )
-    )
+    wall, cpu = interleave({"compiled": lambda: run(compiled), "plain": lambda: run(objective)}, given.repeats)
+    found = {
+        **machine(),
+        "S": given.width,
+        "compiled over plain": round(ratio(wall, "compiled", "plain"), 3),
+        "by processor time": round(ratio(cpu, "compiled", "plain"), 3),
+        "seconds of the first call": round(first),
+    }
+    print(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ from sparse_model.experiments.page import write_between
 
 RUNS = {
     "train_step": ["train_step.py", "--repeats", "15"],
+    "batches": ["batches.py", "--repeats", "15"],
+    "compiled_step": ["compiled_step.py", "--repeats", "9"],
     "projection": ["projection.py", "--repeats", "7"],
     "abs_topk": ["abs_topk.py", "--repeats", "9"],
     "sparse_execution": ["sparse_execution.py", "--repeats", "5"],

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sparse_model.magnitude import as_integers, keep_largest_per_row, magnitudes
@@ -42,6 +42,8 @@ def abs_topk(x: Float[Tensor, "*B W"], k: int) -> Float[Tensor, "*B W"]:
     """
     if k >= x.shape[-1]:
         return x
+    if torch.compiler.is_compiling() and x.device.type == "cpu":
+        return _keep_largest(x, k)[0]
     return _keep(x, k)
 
 
@@ -71,31 +73,75 @@ class _AbsTopK(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, k: int) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1])
-        kept = torch.empty(rows.shape, dtype=x.dtype)
-        mask = torch.empty(rows.shape, dtype=torch.bool)
-        bits, kept_bits, mask_array = as_integers(rows), as_integers(kept), mask.numpy()
-
-        def keep(part: slice) -> None:
-            mask_array[part] = keep_largest_per_row(magnitudes(bits[part]), k)
-            np.multiply(bits[part], mask_array[part], out=kept_bits[part])
-
-        each(keep, _blocks(*rows.shape))
+        kept, mask = _select(x, k)
         ctx.save_for_backward(mask)
-        return kept.view(x.shape)
+        return kept
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (mask,) = ctx.saved_tensors
-        passed = torch.empty(mask.shape, dtype=gradient.dtype)
-        bits, passed_bits = as_integers(gradient.reshape(mask.shape)), as_integers(passed)
-        mask_array = mask.numpy()
+        return _pass_back(gradient, mask), None
 
-        def keep(part: slice) -> None:
-            np.multiply(bits[part], mask_array[part], out=passed_bits[part])
 
-        each(keep, _blocks(*mask.shape))
-        return passed.view(gradient.shape), None
+def _select(x: Float[Tensor, "*B W"], k: int) -> tuple[Float[Tensor, "*B W"], Bool[Tensor, "*B W"]]:
+    """The kept entries, and which they are."""
+    rows = x.reshape(-1, x.shape[-1])
+    kept, mask = torch.empty(x.shape, dtype=x.dtype), torch.empty(x.shape, dtype=torch.bool)
+    bits, kept_bits, mask_array = as_integers(rows), as_integers(kept.view(rows.shape)), mask.view(rows.shape).numpy()
+
+    def keep(part: slice) -> None:
+        mask_array[part] = keep_largest_per_row(magnitudes(bits[part]), k)
+        np.multiply(bits[part], mask_array[part], out=kept_bits[part])
+
+    each(keep, _blocks(*rows.shape))
+    return kept, mask
+
+
+def _pass_back(gradient: Float[Tensor, "*B W"], mask: Bool[Tensor, "*B W"]) -> Float[Tensor, "*B W"]:
+    """The gradient where the mask is, 0 elsewhere."""
+    rows = mask.view(-1, mask.shape[-1])
+    passed = torch.empty(mask.shape, dtype=gradient.dtype)
+    bits, passed_bits = as_integers(gradient.reshape(rows.shape)), as_integers(passed.view(rows.shape))
+    mask_array = rows.numpy()
+
+    def keep(part: slice) -> None:
+        np.multiply(bits[part], mask_array[part], out=passed_bits[part])
+
+    each(keep, _blocks(*rows.shape))
+    return passed
+
+
+@torch.library.custom_op("sparse_model::keep_largest", mutates_args=())
+def _keep_largest(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """`_select` as one operation, where torch's compiler would otherwise break its graph."""
+    return _select(x, k)
+
+
+@torch.library.custom_op("sparse_model::pass_back", mutates_args=())
+def _pass_back_operation(gradient: Tensor, mask: Tensor) -> Tensor:
+    return _pass_back(gradient, mask)
+
+
+@_keep_largest.register_fake
+def _(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), x.new_empty(x.shape, dtype=torch.bool)
+
+
+@_pass_back_operation.register_fake
+def _(gradient: Tensor, mask: Tensor) -> Tensor:
+    return gradient.new_empty(mask.shape)
+
+
+def _remember_mask(ctx: Any, inputs: tuple[Tensor, int], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(output[1])
+    ctx.mark_non_differentiable(output[1])
+
+
+def _backward(ctx: Any, gradient: Tensor, _: Any) -> tuple[Tensor, None]:
+    return _pass_back_operation(gradient, ctx.saved_tensors[0]), None
+
+
+_keep_largest.register_autograd(_backward, setup_context=_remember_mask)
 
 
 def _blocks(rows: int, width: int) -> list[slice]:

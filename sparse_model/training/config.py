@@ -6,7 +6,7 @@ from pydantic import Field
 
 from sparse_model.settings import Settings
 
-BOOKKEEPING = {"checkpoint_every", "keep_checkpoints", "log_every", "log_to", "diagnose_every"}
+BOOKKEEPING = {"checkpoint_every", "keep_checkpoints", "log_every", "log_to", "diagnose_every", "compile"}
 
 
 class TrainConfig(Settings):
@@ -47,6 +47,9 @@ class TrainConfig(Settings):
     revive_batches: int = Field(4, ge=1, description="latest batches on which a unit must stay zero to be revived")
     seed: int = Field(0, ge=0, description="of initialisation, data order and every random choice")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="autocast precision; masters are always fp32")
+    compile: bool = Field(
+        False, description="whether steps run through torch.compile; seldom pays on the CPU, see docs/training.md"
+    )
     checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints")
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints kept")
     evaluate_every: int = Field(250, ge=0, description="steps between losses on the validation split; 0 for none")
@@ -61,5 +64,8 @@ class TrainConfig(Settings):
     )
 
     def identity(self) -> dict[str, Any]:
-        """What the result depends on: every setting but those of bookkeeping, which a resumed run may change."""
+        """What the result depends on: every setting but those of bookkeeping, which a resumed run may change.
+
+        `compile` is among those: it changes rounding alone.
+        """
         return {name: value for name, value in self.to_json().items() if name not in BOOKKEEPING}

@@ -24,6 +24,7 @@ from sparse_model.settings import UserError
 from sparse_model.training import checkpoint, diagnostics, revival, sharding
 from sparse_model.training.activity import silent_units
 from sparse_model.training.batches import Batches
+from sparse_model.training.compilation import as_written, check_compiler, compile_steps
 from sparse_model.training.config import TrainConfig
 from sparse_model.training.health import Health
 from sparse_model.training.interruption import StoppedEarly, agree_to_stop, stop_signals
@@ -62,6 +63,7 @@ def train(
     folder, checkpoints = Path(folder), Path(folder) / "checkpoints"
     revival.check_revivable(objective.projected, config)
     check_tracker(config)
+    check_compiler(config)
     split = sharding.requested(objective)
     if config.save == "best" and (validation is None or not config.evaluate_every):
         raise UserError("--save best needs a validation loss to choose by; set --evaluate-every above 0")
@@ -83,6 +85,7 @@ def train(
     if accelerator.is_main_process:
         checkpoint.remove_unfinished(checkpoints)
     wrapped, optimizer = accelerator.prepare(objective, optimizer)
+    compile_steps(objective, config)
     start = checkpoint.restore(checkpoints, objective, optimizer, identity)
     tensors = sparse_tensors(objective.projected) if objective.projected is not None else ()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -103,7 +106,8 @@ def train(
             if diagnosing:
                 turnover.remember()
             parts = batches.at(step, rank, world).to(device).chunk(config.accumulate)
-            with count_flops() if step == start else nullcontext() as counted:
+            first = step == start
+            with count_flops() if first else nullcontext() as counted, as_written(config) if first else nullcontext():
                 terms = _optimise(accelerator, wrapped, optimizer, parameters, parts, step, config, health)
             project(tensors, density, config.floor)
 
@@ -116,7 +120,7 @@ def train(
                 project(tensors, density, config.floor)
                 writing = True
             if validation is not None and config.evaluate_every and (done % config.evaluate_every == 0 or last):
-                with sharding.outside_a_step(objective):
+                with sharding.outside_a_step(objective), as_written(config):
                     more |= held_out_terms(objective, validation, config, accelerator)
                 writing = True
             if counted is not None:

@@ -28,6 +28,7 @@ Trained = TypeVar("Trained", bound=nn.Module)
 REFUSED = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "--use_parallelism_config",
     "FSDP_OFFLOAD_PARAMS": "--fsdp_offload_params",
     "FSDP_ACTIVATION_CHECKPOINTING": "--fsdp_activation_checkpointing",
 }

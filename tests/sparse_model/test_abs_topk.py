@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparse_model.abs_topk import BLOCK, abs_topk, abs_topk_reference
+from sparse_model.abs_topk import BLOCK, _keep_largest, abs_topk, abs_topk_reference
 
 
 @given(st.integers(1, 4), st.integers(1, 12), st.integers(1, 14), st.integers(0, 1000))
@@ -81,3 +81,16 @@ def test_a_cpu_tensor_never_brings_in_triton(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(module, "_gpu_kernel", lambda: pytest.fail("Triton was looked for"))
     abs_topk(torch.randn(4, 8), 2)
     assert "sparse_model.abs_topk_triton" not in sys.modules or importlib.util.find_spec("triton")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_to_the_compiler_it_is_one_operation_of_the_same_values_and_gradient(dtype: torch.dtype) -> None:
+    compiled = torch.compile(lambda x, k: _keep_largest(x, k)[0], backend="aot_eager", fullgraph=True)
+    for x in (torch.randint(-3, 4, (3, 2, 40)).to(dtype), torch.randn(3, 40, 2).to(dtype).transpose(1, 2)):
+        gradient, found = torch.randn_like(x), []
+        for keep in (compiled, abs_topk):
+            inputs = x.detach().clone().requires_grad_()
+            kept = keep(inputs, 10)
+            found.append((kept.detach(), *torch.autograd.grad(kept, inputs, gradient)))
+        for ours, theirs in zip(*found, strict=True):
+            assert torch.equal(ours, theirs)

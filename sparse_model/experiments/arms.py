@@ -58,8 +58,8 @@ def run_arm(
     settings = {"shape": arm.shape.to_json(), "train": train.to_json(), "corpus": data.fingerprint}
     if (folder / OUTCOME).is_file():
         found = read_json(folder, OUTCOME, "experiment", ("settings", "cross_entropy"))
-        earlier = TrainConfig.from_mapping(found["settings"]["train"]).to_json()  # settings added since have their defaults
-        if {**found["settings"], "train": earlier} != settings:
+        earlier = TrainConfig.from_mapping(found["settings"]["train"])  # settings added since have their defaults
+        if {**found["settings"], "train": earlier.to_json()} != settings:
             raise UserError(f"{folder}: holds a run with other settings; choose another --out or remove it")
         return found
     if not folder.exists():

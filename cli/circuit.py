@@ -102,14 +102,11 @@ def tune(
     """
     from cli.loading import load_sparse, load_tokenizer, text_blocks
     from cli.tuning import run_study, show_study
-    from sparse_model.circuits.ablation import ablation_values
 
     sparse, tokenizer = load_sparse(model, check_device(device)), load_tokenizer(model)
     sparse.requires_grad_(False)
-    values = ablation_values(
-        sparse, text_blocks(tokenizer, "train", blocks, sparse.config.block_size, corpus), prune.ablation
-    )
-    found = run_study(sparse, tokenizer, values, prune, task, study, storage, trials, evaluate_pairs, device)
+    text = text_blocks(tokenizer, "train", blocks, sparse.config.block_size, corpus)
+    found = run_study(sparse, tokenizer, text, prune, task, study, storage, trials, evaluate_pairs, device)
     show_study(found, prune, as_json)
 
 

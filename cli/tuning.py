@@ -1,26 +1,30 @@
 """Running and showing a study of `sparsebridge circuit tune`."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import optuna
-from torch import Tensor
+from numpy.typing import NDArray
+from optuna.trial import FrozenTrial, TrialState
 from transformers import PreTrainedTokenizerBase
 
 from cli.output import print_json, say
+from sparse_model.circuits.ablation import ablation_values
 from sparse_model.circuits.config import PruneConfig
-from sparse_model.circuits.tune import TuningTask, best_settings, open_study, settings_toml, tune
+from sparse_model.circuits.study import open_study
+from sparse_model.circuits.tune import TuningTask, about_trials, best_settings, settings_toml, tune
 from sparse_model.model import SparseTransformer
 from sparse_model.settings import UserError
-from sparse_model.tasks import find_task
+from sparse_model.tasks import Task, find_task
 from sparse_model.tasks.token_pairs import tokenise_pairs
 
 
 def run_study(
     model: SparseTransformer,
     tokenizer: PreTrainedTokenizerBase,
-    values: Mapping[str, Tensor],
+    text: NDArray[np.integer],
     config: PruneConfig,
     tasks: Sequence[str],
     name: str,
@@ -29,23 +33,30 @@ def run_study(
     pairs: int,
     device: str,
 ) -> optuna.Study:
-    """Open the study and add this worker's trials, saying each on stderr."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = open_study(name, storage, tasks, config.target_loss, config.seed)
+    """Open the study and add this worker's trials, saying each on stderr.
 
-    def splits(task: str) -> TuningTask:
-        found = find_task(task)
-        decided = tokenise_pairs(found, tokenizer, 2 * pairs, "validation", config.seed).to(device)
-        train = tokenise_pairs(found, tokenizer, config.pairs, "train", config.seed).to(device)
+    Args:
+        text: blocks [N, T] the ablation means are taken over.
+        pairs: to decide on, and as many fresh ones.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+    def splits(task: Task) -> TuningTask:
+        decided = tokenise_pairs(task, tokenizer, 2 * pairs, "validation", config.seed).to(device)
+        train = tokenise_pairs(task, tokenizer, config.pairs, "train", config.seed).to(device)
         return TuningTask(train, decided.select(slice(0, pairs)), decided.select(slice(pairs, 2 * pairs)))
 
-    prepared = [splits(task) for task in tasks] if trials else []
-    for _ in range(trials):
-        tune(model, prepared, values, config, study, 1)
-        last = max(study.get_trials(deepcopy=False), key=lambda trial: trial.number)
-        done = last.state == optuna.trial.TrialState.COMPLETE
-        say(f"trial {last.number}: {f'{last.value:.1f} edges' if done else 'given up'}")
+    prepared = {task.name: splits(task) for task in map(find_task, tasks)}
+    study = open_study(name, storage, about_trials(model, prepared, text), config)
+    if trials:
+        values = ablation_values(model, text, config.ablation)
+        tune(model, list(prepared.values()), values, config, study, trials, _say_trial)
     return study
+
+
+def _say_trial(trial: FrozenTrial) -> None:
+    done = trial.state == TrialState.COMPLETE
+    say(f"trial {trial.number}: {f'{trial.value:.1f} edges' if done else 'given up'}")
 
 
 def show_study(study: optuna.Study, config: PruneConfig, as_json: bool) -> None:
@@ -55,7 +66,7 @@ def show_study(study: optuna.Study, config: PruneConfig, as_json: bool) -> None:
         UserError: no trial was completed.
     """
     trials = study.get_trials(deepcopy=False)
-    complete = [trial for trial in trials if trial.state == optuna.trial.TrialState.COMPLETE]
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if not complete:
         raise UserError(f"study '{study.study_name}': no trial was completed; pass --trials of at least 1")
     best = best_settings(study, config)
@@ -65,7 +76,7 @@ def show_study(study: optuna.Study, config: PruneConfig, as_json: bool) -> None:
             "edges": study.best_value,
             "first_edges": complete[0].value,
             "completed": len(complete),
-            "given_up": sum(trial.state == optuna.trial.TrialState.PRUNED for trial in trials),
+            "given_up": sum(trial.state == TrialState.PRUNED for trial in trials),
             "settings": best.to_json(),
         }
         print_json(found)

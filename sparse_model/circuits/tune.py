@@ -2,23 +2,30 @@
 
 A trial prunes every task with one set of settings; its value is the geometric mean of edges. A task whose circuit
 misses the target on pairs that had no say in it is penalised by e^((loss − target) / target). After each task the mean
-so far is reported, and a trial worse than the median of the others at that point is given up. The study lives in its
-storage: it resumes by name, and any number of workers may add to it.
+so far is reported, and a trial worse than the median of the others at that point is given up. `study` says what trials
+share, and how workers share a study; its first trial is the given settings, so that its best is never worse.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import optuna
+import torch
+from numpy.typing import NDArray
+from optuna.trial import FrozenTrial
 from torch import Tensor
 
+from sparse_model.artefacts import model_fingerprint, tensors_fingerprint
 from sparse_model.circuits.config import PruneConfig
 from sparse_model.circuits.prune import prune, task_loss
 from sparse_model.model import SparseTransformer
-from sparse_model.settings import UserError
 from sparse_model.tasks.token_pairs import TokenPairs
+
+SHOWN = 12
+"""Hexadecimal digits of a fingerprint that tell studies apart."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +44,13 @@ def tune(
     config: PruneConfig,
     study: optuna.Study,
     trials: int,
+    done: Callable[[FrozenTrial], None] | None = None,
 ) -> None:
     """Add `trials` trials to the study; settings outside the search are those of `config`.
 
-    A new study first tries `config` itself, so that its best is never worse.
+    Args:
+        done: is told of each of these trials at its end.
     """
-    if not study.get_trials(deepcopy=False):
-        study.enqueue_trial(_as_parameters(config))
 
     def objective(trial: optuna.Trial) -> float:
         settings = suggest(trial, config)
@@ -56,43 +63,30 @@ def tune(
                 raise optuna.TrialPruned
         return mean
 
-    study.optimize(objective, n_trials=trials)
+    study.optimize(objective, n_trials=trials, callbacks=[lambda _, trial: done(trial)] if done else None)
 
 
-def open_study(name: str, storage: str, tasks: Sequence[str], target: float, seed: int) -> optuna.Study:
-    """The study of this name in the storage, made where there is none.
+def about_trials(
+    model: SparseTransformer, tasks: Mapping[str, TuningTask], text: NDArray[np.integer]
+) -> dict[str, Any]:
+    """What the trials of one study share beside the pruner's fixed settings: model, tasks, pairs, and reference text [N, T].
 
-    Raises:
-        UserError: the storage cannot be opened, or the study is of other tasks or another target.
+    Pairs and text are told apart by their token ids, on which workers on different machines agree to the bit.
     """
-    about = {"tasks": list(tasks), "target_loss": target}
-    try:
-        study = optuna.create_study(
-            storage=storage,
-            study_name=name,
-            direction="minimize",
-            load_if_exists=True,
-            sampler=optuna.samplers.TPESampler(multivariate=True, constant_liar=True, seed=seed),
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=0),
-        )
-    except Exception as error:  # any of a database driver's own
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"--storage {storage}: cannot be opened ({reason}); pass a URL such as sqlite:///tune.db"
-        ) from None
-    found = study.user_attrs.get("about")
-    if found is None:
-        study.set_user_attr("about", about)
-    elif found != about:
-        raise UserError(
-            f"study '{name}' tunes tasks {', '.join(found['tasks'])} at target {found['target_loss']}, not these; "
-            "choose another --study"
-        )
-    # workers that draw the same points would be of no use: each goes on from where the study stands
-    study.sampler = optuna.samplers.TPESampler(
-        multivariate=True, constant_liar=True, seed=seed + len(study.get_trials(deepcopy=False))
-    )
-    return study
+    pairs = {
+        f"{name}/{part}/{side}": getattr(getattr(task, part), f"tokens_{side}")
+        for name, task in tasks.items()
+        for part in ("train", "validation", "fresh")
+        for side in "ab"
+    }
+    return {
+        "model": model_fingerprint(model)[:SHOWN],
+        "tasks": list(tasks),
+        "evaluate_pairs": len(next(iter(tasks.values())).validation),
+        "drawn_pairs": tensors_fingerprint(pairs)[:SHOWN],
+        "blocks": len(text),
+        "reference_text": tensors_fingerprint({"text": torch.from_numpy(np.asarray(text, dtype=np.int64))})[:SHOWN],
+    }
 
 
 def suggest(trial: optuna.Trial, config: PruneConfig) -> PruneConfig:
@@ -137,8 +131,3 @@ def settings_toml(config: PruneConfig) -> str:
         )
         lines.append(f"{key} = {text}")
     return "\n".join(lines) + "\n"
-
-
-def _as_parameters(config: PruneConfig) -> dict[str, Any]:
-    names = ("k_coef", "lr", "ramp", "temperature", "init_bias", "init_noise", "weight_decay", "edge_coef")
-    return {name: getattr(config, name) for name in names if name != "edge_coef" or config.edge_steps}

@@ -157,6 +157,13 @@ def test_tune_prints_settings_that_prune_reads(cli: Callable, tmp_path: Path) ->
     assert found["completed"] == 1
     assert found["edges"] == found["first_edges"] > 0
     assert PruneConfig.from_mapping(tomllib.loads(ran.out)["prune"]).to_json() == found["settings"]
-    refused = cli("circuit", "tune", BRIDGE, "--task", "swap", *study[2:], *quick, "--trials", "1")
-    assert (refused.code, refused.err.count("\n")) == (2, 1)
-    assert "choose another --study" in refused.err
+    for other, named in (
+        ((BRIDGE, "--task", "swap", *study[2:], *quick), "tasks for_while, not swap"),
+        ((BUNDLED / "counterpart", *study, *quick), "model "),
+        ((BRIDGE, *study, *quick, "--blocks", "3"), "blocks 2, not 3"),
+        ((BRIDGE, *study, *quick, "--signal", "random"), "signal complete, not random"),
+    ):
+        refused = cli("circuit", "tune", *other, "--trials", "1")
+        assert (refused.code, refused.err.count("\n")) == (2, 1)
+        assert named in refused.err
+        assert "choose another --study" in refused.err

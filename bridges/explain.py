@@ -1,7 +1,7 @@
 """The main job for one task: prune a circuit, map it to edits of the dense model, validate them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -103,7 +103,8 @@ def explain(
         UserError: the sparse model cannot do the task, or nothing maps.
     """
     splits = task_splits(task, artefact.tokenizer, config.pairs, evaluate_pairs, seed)
-    circuit = prune(artefact.sparse, splits.train, splits.validation, values, config)
+    found = prune(artefact.sparse, splits.train, splits.validation, values, config)
+    circuit = replace(found, pairs={"seed": seed, **splits.sizes()})
     evaluation = evaluate_circuit(artefact.sparse, circuit, splits.held_out, seed=seed)
     validation = validate_circuit(circuit, artefact.bridge, artefact.sparse, dense, splits, text, draws, seed)
     return Explanation(circuit, evaluation, dense_accuracy(dense, splits.held_out), validation, splits.held_out)

@@ -7,7 +7,7 @@ import typer
 
 from cli.circuit_compare import compare
 from cli.circuit_show import show
-from cli.options import CorpusText, Device, Json, Out, Overwrite, Seed, TaskOption, check_device, with_settings
+from cli.options import CorpusText, Device, Json, Out, Overwrite, TaskOption, check_device, with_settings
 from cli.output import print_json, print_table, say
 from sparse_model.circuits.config import PruneConfig
 
@@ -24,6 +24,9 @@ ModelOption = Annotated[
 PairsOption = Annotated[
     int, typer.Option("--evaluate-pairs", min=2, help="pairs to decide on, and held-out pairs to report on")
 ]
+
+UNKNOWN_PAIRS = 64
+"""Held-out pairs where a circuit does not say how many it was reported on."""
 
 
 @app.callback()
@@ -68,7 +71,11 @@ def prune(
     )
     circuit = find_circuit(sparse, splits.train, splits.validation, values, prune)
     evaluation = evaluate_circuit(sparse, circuit, splits.held_out, seed=prune.seed).to_json()
-    circuit = replace(circuit, metrics={**circuit.metrics, "evaluation": evaluation})
+    circuit = replace(
+        circuit,
+        metrics={**circuit.metrics, "evaluation": evaluation},
+        pairs={"seed": prune.seed, **splits.sizes()},
+    )
     circuit.save(out, overwrite)
     say(f"circuit written to {out}")
     show_evaluation(circuit.task, evaluation, as_json)
@@ -117,7 +124,15 @@ def evaluate(
     task: Annotated[
         str | None, typer.Option("--task", help="another task's name or .jsonl file; unset: the circuit's own")
     ] = None,
-    pairs: PairsOption = 64,
+    pairs: Annotated[
+        int | None,
+        typer.Option(
+            "--evaluate-pairs",
+            min=2,
+            help="pairs to decide on, and held-out pairs to report on; unset: as many as the circuit was reported on",
+            show_default=False,
+        ),
+    ] = None,
     draws: Annotated[int, typer.Option("--draws", min=1, help="random node sets per control")] = 100,
     seeds: Annotated[
         int,
@@ -136,7 +151,10 @@ def evaluate(
     blocks: Annotated[
         int, typer.Option("--blocks", min=1, help="text blocks for the ablation means of the shuffled model")
     ] = 64,
-    seed: Seed = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", min=0, help="of every random choice; unset: the circuit's own", show_default=False),
+    ] = None,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
@@ -160,16 +178,21 @@ def evaluate(
     config = PruneConfig.from_mapping(loaded.settings, origin=str(circuit))
     from bridges.explain import task_splits
 
-    splits = task_splits(find_task(task or loaded.task), tokenizer, config.pairs, pairs, seed, device)
+    measured, own = find_task(task or loaded.task), loaded.pairs
+    seed = own.get("seed", config.seed) if seed is None else seed
+    reported = own.get("held_out", UNKNOWN_PAIRS) if pairs is None else pairs
+    splits = task_splits(measured, tokenizer, own.get("train", config.pairs), reported, seed, device)
     text = None if quick else text_blocks(tokenizer, "train", blocks, sparse.config.block_size, corpus)
     subject = Subject(sparse, loaded, splits.held_out, seed)
     found = gather(subject, splits.train, splits.validation, text, config, draws, seeds, controls)
     evaluation = summary(subject, found.sufficiency, found.necessity).to_json()
     evidence = {**found.to_json(), "total_seconds": time.perf_counter() - started}
     if as_json:
-        print_json({"task": loaded.task, **evaluation, "evidence": evidence})
+        about = {"task": measured.name, "circuit_task": loaded.task, "seed": seed, "pairs": splits.sizes()}
+        print_json({**about, **evaluation, "evidence": evidence})
         return
-    show_evaluation(loaded.task, evaluation, False)
+    own_task = measured.name == loaded.task
+    show_evaluation(measured.name if own_task else f"{measured.name}, circuit of {loaded.task}", evaluation, False)
     show_evidence(found)
 
 

@@ -33,6 +33,10 @@ class Splits:
     validation: TokenPairs
     held_out: TokenPairs
 
+    def sizes(self) -> dict[str, int]:
+        """Number of pairs by split."""
+        return {"train": len(self.train), "validation": len(self.validation), "held_out": len(self.held_out)}
+
 
 @dataclass(frozen=True)
 class Validation:

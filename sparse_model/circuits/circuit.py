@@ -33,6 +33,7 @@ class Circuit:
     `keep[location]` [W] marks the kept channels, `values[location]` [W] is what the others are frozen at.
     `edges[target]` [W_target, W_source] is False where an edge is removed (see `circuits.edges`); None keeps them all.
     `scores[location]` [W] ranks all nodes, higher kept first; None where the ranking was not stored.
+    `pairs` holds `seed`, and by split how many pairs it was made with and reported on; empty where that is not known.
     """
 
     task: str
@@ -45,6 +46,7 @@ class Circuit:
     settings: Mapping[str, Any] = field(default_factory=dict)
     edges: Mapping[str, Bool[Tensor, "W_target W_source"]] | None = None
     scores: Mapping[str, Float[Tensor, " W"]] | None = None
+    pairs: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -99,6 +101,7 @@ class Circuit:
                     "nodes": [str(node) for node in self.nodes],
                     "metrics": dict(self.metrics),
                     "settings": dict(self.settings),
+                    "pairs": dict(self.pairs),
                 },
             )
 
@@ -130,6 +133,7 @@ class Circuit:
             settings=description["settings"],
             edges=_uncut(cut, keep, str(folder)) if cut else None,
             scores={name: tensors[f"score/{name}"] for name in order} if f"score/{order[0]}" in tensors else None,
+            pairs=description.get("pairs", {}),
         )
         if [str(node) for node in circuit.nodes] != description["nodes"]:
             raise UserError(

@@ -30,13 +30,14 @@ def test_prune_writes_a_circuit_that_reaches_its_target_on_the_deciding_pairs(bu
     circuit, artefact = Circuit.load(bundled_circuit), load_bridge(BRIDGE)
     task = find_task("closing_quote")
     train, validation = (
-        tokenise_pairs(task, artefact.tokenizer, n, split, 0) for n, split in ((16, "train"), (8, "validation"))
+        tokenise_pairs(task, artefact.tokenizer, n, split, 3) for n, split in ((16, "train"), (8, "validation"))
     )
     deciding = (train.select(slice(0, 8)), validation)
     assert worst_loss(circuit.within(artefact.sparse), deciding, circuit.only()) <= PruneConfig().target_loss + 1e-5
     assert worst_loss(artefact.sparse, deciding, circuit.without()) > PruneConfig().target_loss
     assert circuit.metrics["evaluation"]["nodes"] == len(circuit.nodes) == circuit.metrics["nodes"]
     assert circuit.settings["steps"] == 12
+    assert circuit.pairs == {"seed": 3, "train": 16, "validation": 8, "held_out": 8}
 
 
 def test_evaluate_prints_sufficiency_and_necessity_beside_their_controls(cli: Callable, bundled_circuit: Path) -> None:
@@ -49,10 +50,36 @@ def test_evaluate_prints_sufficiency_and_necessity_beside_their_controls(cli: Ca
     assert len(found["necessity_random_losses"]) == 2
     assert found["evidence"]["findings"]["sufficiency"]["task_loss"]["value"] == pytest.approx(found["task_loss"])
     assert set(found["evidence"]["missing"]) == {"nonsense", "reversed", "arbitrary", "random_weights", "agreement"}
+    assert (found["seed"], found["pairs"]) == (3, {"train": 16, "validation": 4, "held_out": 4})
     text = cli(*command).out
     assert f"Grade {found['evidence']['grade']['letter']}" in text
     assert "sufficiency" in text
     assert f"{found['necessity_loss']:.3f}" in text
+
+
+def test_evaluate_takes_the_pairs_the_circuit_was_reported_on_unless_told_otherwise(
+    cli: Callable, bundled_circuit: Path, tmp_path: Path
+) -> None:
+    command = ("circuit", "evaluate", bundled_circuit, "--model", BRIDGE, "--draws", "1", "--quick", "--json")
+    written = Circuit.load(bundled_circuit).metrics["evaluation"]
+    found = cli(*command).json
+    assert (found["seed"], found["pairs"]["held_out"]) == (3, 8)
+    assert found["task_loss"] == pytest.approx(written["task_loss"], abs=1e-6)
+    older = tmp_path / "older"  # says nothing of its pairs
+    shutil.copytree(bundled_circuit, older)
+    described = json.loads((older / "circuit.json").read_text("utf-8"))
+    del described["pairs"]
+    (older / "circuit.json").write_text(json.dumps(described), encoding="utf-8")
+    found = cli("circuit", "evaluate", older, *command[3:], "--evaluate-pairs", "8").json
+    assert found["task_loss"] == pytest.approx(written["task_loss"], abs=1e-6)
+
+
+def test_evaluate_names_the_task_it_measured(cli: Callable, bundled_circuit: Path) -> None:
+    sizes = ("--evaluate-pairs", "2", "--draws", "1", "--quick", "--task", "swap", "--seed", "4")
+    command = ("circuit", "evaluate", bundled_circuit, "--model", BRIDGE, *sizes)
+    found = cli(*command, "--json").json
+    assert (found["task"], found["circuit_task"], found["seed"]) == ("swap", "closing_quote", 4)
+    assert "swap, circuit of closing_quote: " in cli(*command).out
 
 
 def test_show_lists_every_node_and_only_edges_between_them(cli: Callable, bundled_circuit: Path) -> None:

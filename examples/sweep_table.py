@@ -21,14 +21,18 @@ def table(sweep: dict[str, Any]) -> str:
         lines.append("| " + " | ".join(cells) + " |")
     steps = f"{sweep['points'][0]['tokens']:,} tokens each, one seed"
     shared = ", ".join(sweep["tasks"]) or "no task: none is done by every model"
-    lines += ["", f"{steps}. Edges: geometric mean over {shared}. By task: edges and held-out loss of the circuit."]
+    by_task = (
+        "By task: edges, and binary loss in nats on held-out templates (chance 0.693) of the circuit alone, uncalibrated, beside "
+        "that of the whole model; where a task is not done, the whole model's on the pairs that decide."
+    )
+    lines += ["", f"{steps}. Edges: geometric mean over {shared}. {by_task}"]
     return "\n".join(lines)
 
 
 def _circuit(found: dict[str, Any]) -> str:
     if "edges" not in found:
         return f"not done ({found['full_loss']:.2f})"
-    return f"{found['edges']} ({found['held_out_loss']:.2f})"
+    return f"{found['edges']} ({found['held_out_loss']:.2f}, whole {found['held_out_full_loss']:.2f})"
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from sparse_model.artefacts import read_json, write_json
 from sparse_model.circuits.ablation import ablation_values
+from sparse_model.circuits.circuit import Circuit
 from sparse_model.circuits.config import PruneConfig
 from sparse_model.circuits.prune import prune, task_loss, worst_loss
 from sparse_model.corpus.corpus import Corpus
@@ -146,6 +147,16 @@ class _Splits:
     held_out: TokenPairs
 
 
+def held_out_losses(model: SparseTransformer, circuit: Circuit, pairs: TokenPairs) -> dict[str, float]:
+    """Binary losses in nats: of the circuit alone, of the same calibrated, and of the whole model."""
+    within = circuit.within(model)
+    return {
+        "held_out_loss": task_loss(within, pairs, circuit.only()),
+        "held_out_calibrated_loss": task_loss(within, pairs, circuit.only(), circuit.calibration),
+        "held_out_full_loss": task_loss(model, pairs),
+    }
+
+
 def _splits(task: str, data: Corpus, settings: PruneConfig, device: str) -> _Splits:
     found = find_task(task)
 
@@ -158,7 +169,7 @@ def _splits(task: str, data: Corpus, settings: PruneConfig, device: str) -> _Spl
 def _circuit(
     model: SparseTransformer, task: str, splits: _Splits, data: Corpus, place: Path, settings: PruneConfig
 ) -> dict[str, Any]:
-    """Size and held-out loss of one circuit, or the whole model's loss where it does not do the task."""
+    """Size and held-out losses of one circuit, or the whole model's loss where it does not do the task."""
     folder = place / "circuits"
     description = folder / f"{task}.json"
     if description.is_file():
@@ -174,7 +185,7 @@ def _circuit(
         circuit = prune(model, splits.train, splits.validation, values, settings)
         circuit.save(folder / task, overwrite=True)
         found |= {key: circuit.metrics[key] for key in ("nodes", "edges", "validation_loss")}
-        found["held_out_loss"] = task_loss(circuit.within(model), splits.held_out, circuit.only(), circuit.calibration)
+        found |= held_out_losses(model, circuit, splits.held_out)
     folder.mkdir(exist_ok=True)
     write_json(description, {**found, "settings": settings.to_json()})
     return found

@@ -5,6 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from sparse_model import SparseTransformer
+from sparse_model.circuits.circuit import Circuit
+from sparse_model.circuits.prune import task_loss
+from sparse_model.corpus.corpus import Corpus
+from sparse_model.tasks import find_task
+from sparse_model.tasks.token_pairs import tokenise_pairs
+
 
 def test_a_sweep_is_one_command_that_goes_on_where_it_stopped(
     cli: Callable, corpus_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -23,6 +30,17 @@ def test_a_sweep_is_one_command_that_goes_on_where_it_stopped(
     assert first["tasks"] == ["dict_list"]
     assert all(point["circuit_size"] >= 1 for point in first["points"])
     assert all((tmp_path / "sweep" / f"sweep.{kind}").stat().st_size for kind in ("json", "svg", "png"))
+    row, place = first["points"][0], tmp_path / "sweep" / "S16-seed0"
+    model, data = SparseTransformer.from_pretrained(place), Corpus.load(corpus_folder)
+    pairs = tokenise_pairs(find_task("dict_list"), data.tokenizer, 6, "held_out")
+    circuit = Circuit.load(place / "circuits" / "dict_list")
+    found, alone = row["circuits"]["dict_list"], circuit.within(model)
+    assert found["held_out_loss"] == pytest.approx(task_loss(alone, pairs, circuit.only()))  # as in every other table
+    assert found["held_out_calibrated_loss"] == pytest.approx(
+        task_loss(alone, pairs, circuit.only(), circuit.calibration)
+    )
+    assert found["held_out_loss"] != pytest.approx(found["held_out_calibrated_loss"])
+    assert found["held_out_full_loss"] == pytest.approx(task_loss(model, pairs))
     monkeypatch.setattr("sparse_model.experiments.arms.train_sparse", None)
     monkeypatch.setattr("sparse_model.experiments.sweep.prune", None)
     assert cli(*line).json == first

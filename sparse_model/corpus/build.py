@@ -21,7 +21,7 @@ from sparse_model.corpus.corpus import DESCRIPTION_FILE, Corpus, block_file
 from sparse_model.corpus.fragment import SPLITS
 from sparse_model.corpus.packing import mix, pack
 from sparse_model.corpus.sources import CorpusError, Source
-from sparse_model.corpus.tokenizer import load_tokenizer, tokenizer_fingerprint, train_tokenizer
+from sparse_model.corpus.tokenizer import load_tokenizer, tokenizer_fingerprint, train_tokenizer, vocabulary_size
 
 
 def build_corpus(config: CorpusConfig, folder: str | Path, overwrite: bool = False) -> Corpus:
@@ -44,8 +44,8 @@ def build_corpus(config: CorpusConfig, folder: str | Path, overwrite: bool = Fal
         tokenizer = train_tokenizer(_tokenizer_texts(sources, shares, config.tokenizer_characters), config.vocab_size)
     else:
         tokenizer = load_tokenizer(config.tokenizer)
-    largest = max(tokenizer.get_vocab().values())  # a vocabulary may have holes
-    dtype = np.uint16 if largest < 1 << 16 else np.uint32
+    vocab_size = vocabulary_size(tokenizer)
+    dtype = np.uint16 if vocab_size <= 1 << 16 else np.uint32
 
     with atomic_folder(folder, overwrite) as temporary:
         tokenizer.save_pretrained(temporary / "tokenizer")
@@ -72,7 +72,7 @@ def build_corpus(config: CorpusConfig, folder: str | Path, overwrite: bool = Fal
         description = {
             "config": config.to_json(),
             "tokenizer_fingerprint": tokenizer_fingerprint(tokenizer),
-            "vocab_size": len(tokenizer),
+            "vocab_size": vocab_size,
             "block_length": config.block_length,
             "train": {"blocks": len(blocks), "tokens": blocks.size},
             "sources": described,

@@ -80,5 +80,5 @@ class Corpus:
 
     @property
     def vocab_size(self) -> int:
-        """Tokens in the vocabulary."""
+        """Tokens in the vocabulary, its holes included: every token id is below it."""
         return int(self.description["vocab_size"])

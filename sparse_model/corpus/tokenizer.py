@@ -103,6 +103,11 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
+    """Rows a model's embedding needs: every token id is below it, also where the vocabulary has holes."""
+    return max(len(tokenizer), max(tokenizer.get_vocab().values()) + 1)
+
+
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
     """Sha256, in hex, of the tokenizer's JSON with sorted keys and no white space."""
     state = json.loads(tokenizer.backend_tokenizer.to_str())

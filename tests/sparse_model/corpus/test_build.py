@@ -6,13 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydantic import ValidationError
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from sparse_model.corpus.build import build_corpus
 from sparse_model.corpus.config import CorpusConfig, FolderConfig, StdlibConfig, TinyPythonConfig
 from sparse_model.corpus.corpus import Corpus
 from sparse_model.corpus.sources import CorpusError
 from sparse_model.corpus.tinypython import TinyPython
+from sparse_model.corpus.tokenizer import END_OF_TEXT
 from sparse_model.settings import UserError
+from sparse_model.shape import SparseShape
+from sparse_model.training.config import TrainConfig
+from sparse_model.training.sparse import train_sparse
 
 SMALL = CorpusConfig(
     train_tokens=40_000, evaluation_tokens=2_000, vocab_size=600, tokenizer_characters=100_000, block_length=64
@@ -74,6 +80,25 @@ def test_a_source_that_is_too_small_is_repeated_and_its_passes_are_counted(tmp_p
     built = build_corpus(config, tmp_path / "corpus")
     assert built.train.size == 40_000 // 64 * 64
     assert built.description["sources"]["text"]["train"]["epochs"] > 2
+
+
+def test_a_corpus_whose_tokenizer_has_holes_in_its_vocabulary_counts_them_and_trains(tmp_path: Path) -> None:
+    words = {END_OF_TEXT: 0, "[UNK]": 3, "=": 40, "def": 70_000}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    with_ends = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT)
+    with_ends.save_pretrained(tmp_path / "holes")
+    config = CorpusConfig(
+        sources=(TinyPythonConfig(kind="tinypython", seed=0),), tokenizer=str(tmp_path / "holes"),
+        train_tokens=256, evaluation_tokens=32, block_length=16,
+    )  # fmt: skip
+    corpus = build_corpus(config, tmp_path / "corpus")
+    assert len(corpus.tokenizer) == 4
+    assert corpus.vocab_size == 70_001
+    assert corpus.train.max() == 70_000
+    shape = SparseShape(n_layer=1, d_model=4, n_head=1, d_head=4, d_mlp=4)
+    rows = train_sparse(shape, TrainConfig(steps=1, batch_size=2, floor=1, log_to="none"), corpus, tmp_path / "model")
+    assert np.isfinite(rows[-1]["loss"])
 
 
 def test_a_split_without_text_is_refused_and_nothing_is_left_behind(tmp_path: Path) -> None:

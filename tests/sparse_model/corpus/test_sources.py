@@ -1,6 +1,7 @@
 """Sources from disk and from the datasets library, and how bad ones are refused."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,26 @@ def test_a_dataset_is_streamed_through_the_datasets_library(tmp_path: Path, monk
 def test_a_dataset_that_cannot_be_loaded_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="cannot be loaded") as refused:
         _all(HubDataset(str(tmp_path / "missing")))
+    assert "\n" not in str(refused.value)
+
+
+def test_a_dataset_that_breaks_off_while_it_is_read_is_refused_in_one_line_that_says_how_far_it_got(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stream(*_: object, **__: object) -> Iterator[dict[str, str]]:
+        yield from ({"text": f"line {n}"} for n in range(30))
+        raise ConnectionError("the server\nhung up")
+
+    monkeypatch.setattr("datasets.load_dataset", stream)
+    with pytest.raises(CorpusError, match=r"'some/id' broke off after 30 rows \(the server\)") as refused:
+        _all(HubDataset("some/id"))
+    assert "\n" not in str(refused.value)
+    monkeypatch.undo()
+    folder = tmp_path / "damaged"
+    folder.mkdir()
+    (folder / "train.jsonl").write_text('{"text": "x"}\n{"text": \n')
+    with pytest.raises(CorpusError, match=r"cannot be loaded|broke off") as refused:
+        _all(HubDataset(str(folder)))
     assert "\n" not in str(refused.value)
 
 

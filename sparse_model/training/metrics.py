@@ -4,7 +4,6 @@
 """
 
 import contextlib
-import importlib.util
 import json
 import sys
 import time
@@ -14,6 +13,7 @@ from typing import Any, Self
 
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker, get_available_trackers
 from torch import Tensor
 from tqdm import tqdm
 
@@ -30,7 +30,8 @@ def check_tracker(config: TrainConfig) -> None:
     Raises:
         UserError: its package is not installed.
     """
-    if config.log_to != "none" and importlib.util.find_spec(config.log_to) is None:
+    # a folder of that name, as wandb leaves one, looks like a package to importlib, and accelerate then logs nothing
+    if config.log_to != "none" and config.log_to not in map(str, get_available_trackers()):
         raise UserError(
             f"--log-to {config.log_to}: the package is not installed; pip install {config.log_to}, or pass --log-to none"
         )
@@ -69,7 +70,8 @@ class Metrics:
             }
             project = "tensorboard" if config.log_to == "tensorboard" else PROJECT
             settings = None if config.log_to == "tensorboard" else config.to_json()
-            accelerator.init_trackers(project, settings, {config.log_to: options[config.log_to]})
+            with contextlib.redirect_stdout(sys.stderr):  # trackio says much on stdout
+                accelerator.init_trackers(project, settings, {config.log_to: options[config.log_to]})
 
     def _kept(self, name: str, start: int) -> list[dict[str, Any]]:
         """Rows of an earlier part of the run, rewritten without those it will repeat or left half written."""
@@ -89,8 +91,17 @@ class Metrics:
         with contextlib.suppress(OSError):  # where stderr is a file on the disk that is full
             self._bar.close()
         if self.config.log_to != "none":
-            for tracker in self.accelerator.trackers:
-                tracker.finish()
+            with contextlib.redirect_stdout(sys.stderr):
+                for tracker in self.accelerator.trackers:
+                    self._finish(tracker)
+
+    def _finish(self, tracker: GeneralTracker) -> None:
+        if tracker.name == "trackio" and self.accelerator.is_main_process:
+            import trackio
+
+            trackio.finish()  # the tracker's own leaves the run current, so that it is finished again, aloud, at exit
+        else:
+            tracker.finish()
 
     def advance(self) -> None:
         """Move the progress line by one step."""

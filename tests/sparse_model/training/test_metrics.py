@@ -1,11 +1,14 @@
 """What a run logs: rates, validation, diagnoses, and the tracker that was asked for."""
 
-import importlib.util
 import json
+import sys
 from collections.abc import Callable, Mapping
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import accelerate
 import numpy as np
 import pytest
 import torch
@@ -171,11 +174,61 @@ def test_no_tracker_writes_nothing_but_the_json_lines(objective: Make, blocks: n
 def test_a_tracker_that_is_not_installed_is_refused_in_one_line(
     name: str, objective: Make, blocks: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda module: None if module == name else find(module))
+    others = [tracker for tracker in accelerate.tracking.get_available_trackers() if str(tracker) != name]
+    monkeypatch.setattr(accelerate.tracking, "_available_trackers", others)
+    tmp_path = tmp_path / "run"
     with pytest.raises(UserError, match=f"--log-to {name}: the package is not installed"):
         run(objective(), blocks, tmp_path, CONFIG.model_copy(update={"log_to": name}))
-    assert not list(tmp_path.iterdir())
+    assert not tmp_path.exists()
+
+
+class FakeTracker(ModuleType):
+    """What the packages of W&B and trackio are to accelerate: keeps all they are given, and prints as trackio does."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.__spec__ = ModuleSpec(name, None)
+        self.given: dict[str, Any] = {}
+        self.settings: dict[str, Any] = {}
+        self.rows: list[tuple[int, dict[str, float]]] = []
+        self.finished = 0
+        self.config = SimpleNamespace(update=self.store)
+
+    def init(self, project: str, name: str | None = None, dir: str | None = None) -> "FakeTracker":
+        sys.stdout.write(f"* Created new run: {name}\n")
+        self.given = {"project": project, "name": name, "dir": dir}
+        return self
+
+    def store(self, values: dict[str, Any], allow_val_change: bool) -> None:
+        self.settings = values
+
+    def log(self, values: dict[str, float], step: int | None = None) -> None:
+        self.rows.append((step, values))
+
+    def finish(self) -> None:
+        sys.stdout.write("* Run finished\n")
+        self.finished += 1
+
+
+@pytest.mark.parametrize("name", ["wandb", "trackio"])
+def test_wandb_and_trackio_get_the_run_its_settings_and_every_row_and_leave_stdout_alone(
+    name: str, objective: Make, blocks: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    fake = FakeTracker(name)
+    monkeypatch.setitem(sys.modules, name, fake)
+    known = [*accelerate.tracking.get_available_trackers(), accelerate.utils.LoggerType(name)]
+    monkeypatch.setattr(accelerate.tracking, "_available_trackers", known)
+    config = CONFIG.model_copy(update={"log_to": name})
+    rows = run(objective(), blocks, tmp_path / "mine.run", config, validation=held_out(blocks))
+    folder = str(tmp_path / "mine.run") if name == "wandb" else None
+    assert fake.given == {"project": "sparsebridge", "name": "mine", "dir": folder}
+    assert fake.settings == config.to_json()
+    logged = [(step, values["loss"]) for step, values in fake.rows if "loss" in values]
+    assert logged == [(row["step"], row["loss"]) for row in rows if "loss" in row]
+    assert [step for step, values in fake.rows if "turnover/total" in values] == [6, 12]
+    assert fake.finished == 1
+    assert capsys.readouterr().out == ""
 
 
 def test_the_progress_line_has_loss_density_rate_and_time_left(

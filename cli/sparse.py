@@ -122,18 +122,37 @@ def import_(
 
 
 @app.command()
-def export(model: ModelArgument, out: Out, overwrite: Overwrite = False, as_json: Json = False) -> None:
+def export(
+    model: ModelArgument,
+    out: Out,
+    leak: Annotated[
+        bool,
+        typer.Option("--leak", help="export a model that keeps documents apart as one whose attention crosses them"),
+    ] = False,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
     """Write a model in the published layout; importing it gives back the same model, bit for bit.
 
-    Example: sparsebridge sparse export runs/sparse --out runs/published
+    Example: sparsebridge sparse export runs/sparse --out runs/published --leak
     """
     from cli.loading import load_sparse
     from sparse_model.published import export_published
 
-    export_published(load_sparse(model, "cpu"), out, overwrite)
+    network = load_sparse(model, "cpu")
+    export_published(network, out, overwrite, leak)
+    config = network.config
+    crossed = leak and config.document_token is not None
+    if crossed:
+        say(
+            "attention crosses documents in the published layout: logits are the same on text of one document and change after a "
+            f"second token {config.document_token}"
+        )
+    if config.position == "none":
+        say(f"positions are written as zeros: logits are the same, on at most {config.block_size} tokens")
     say(f"published layout written to {out}")
     if as_json:
-        print_json({"out": str(out)})
+        print_json({"out": str(out), "leak": crossed})
 
 
 @app.command()

@@ -18,6 +18,7 @@ from sparse_model.settings import UserError
 
 CONFIG_NAME, WEIGHTS_NAME = "beeg_config.json", "final_model.pt"
 SINK_PUBLISHED, SINK = "attn.attn_imp.sink_logit", "attn.sink_logit"
+POSITIONS = "transformer.wpe.weight"
 
 DEFAULTS: dict[str, Any] = {
     "block_size": 1024, "vocab_size": 50304, "n_layer": 12, "n_head": 12, "d_head": None, "d_model": 768,
@@ -83,19 +84,19 @@ def convert_config(published: dict[str, Any]) -> SparseConfig:
     )
 
 
-def publish_config(config: SparseConfig) -> dict[str, Any]:
-    """The published config for ours.
+def publish_config(config: SparseConfig, leak: bool = False) -> dict[str, Any]:
+    """The published config for ours; no positions are written as positions that are added and all zero.
+
+    Args:
+        leak: let attention cross documents where the model keeps them apart.
 
     Raises:
-        UserError: the model has no positions or its own norm epsilon, or keeps documents apart, which the layout cannot express.
+        UserError: the model has its own norm epsilon, or keeps documents apart and `leak` is False.
     """
-    if config.position == "none":
+    if config.document_token is not None and not leak:
         raise UserError(
-            "the published layout always has positions; train with position='added' or 'concatenated' to export"
-        )
-    if config.document_token is not None:
-        raise UserError(
-            "the published layout lets attention cross documents; train with --sparse-leak (document_token unset) to export"
+            "the published layout lets attention cross documents, which this model keeps apart; pass --leak to export it "
+            "for text of one document at a time, or train with --sparse-leak"
         )
     if config.norm_eps is not None:
         raise UserError("the published layout has no norm epsilon; train with norm_eps unset to export")
@@ -141,10 +142,16 @@ def import_published(folder: Path) -> SparseTransformer:
     return model.eval()
 
 
-def export_published(model: SparseTransformer, folder: Path, overwrite: bool = False) -> None:
-    """Write the published layout; `import_published` gives back the same model, bit for bit."""
-    published = publish_config(model.config)
+def export_published(model: SparseTransformer, folder: Path, overwrite: bool = False, leak: bool = False) -> None:
+    """Write the published layout; `import_published` gives back the same model, bit for bit.
+
+    A model without positions gets a table of zeros, and so a longest sequence. With `leak`, one that keeps documents apart
+    comes back as one whose attention crosses them: the same on text of one document.
+    """
+    published = publish_config(model.config, leak)
+    state = {name.replace(SINK, SINK_PUBLISHED): value.contiguous() for name, value in model.state_dict().items()}
+    if model.config.position == "none":
+        state[POSITIONS] = model.embeddings("wte").weight.new_zeros(model.config.block_size, model.config.d_model)
     with atomic_folder(folder, overwrite) as temporary:
         (temporary / CONFIG_NAME).write_text(json.dumps(published, indent=1) + "\n", encoding="utf-8")
-        state = {name.replace(SINK, SINK_PUBLISHED): value.contiguous() for name, value in model.state_dict().items()}
         torch.save(state, temporary / WEIGHTS_NAME)

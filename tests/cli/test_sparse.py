@@ -27,12 +27,18 @@ def test_a_trained_model_is_an_ordinary_folder_with_its_tokenizer(sparse_folder:
     assert not sparse_folder.with_name("model.run").exists()
 
 
-def test_a_model_that_keeps_documents_apart_is_not_exported_to_a_layout_that_cannot_say_so(
+def test_a_model_that_keeps_documents_apart_is_exported_only_where_asked_and_with_a_line_that_says_what_changes(
     cli: Callable, sparse_folder: Path, tmp_path: Path
 ) -> None:
     ran = cli("sparse", "export", sparse_folder, "--out", tmp_path / "out")
-    assert ran.code == 2
-    assert "--sparse-leak" in ran.err
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert "--leak" in ran.err
+    ran = cli("sparse", "export", sparse_folder, "--out", tmp_path / "out", "--leak", "--json")
+    assert ran.json["leak"] is True
+    assert "change after a second token 0" in ran.err
+    model = SparseTransformer.from_pretrained(sparse_folder)
+    state = torch.load(tmp_path / "out" / "final_model.pt", weights_only=True)
+    assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
 
 
 def test_documents_are_kept_apart_unless_asked(

@@ -121,11 +121,43 @@ def test_a_switch_it_does_not_know_is_refused_by_name(change: dict[str, Any], na
         convert_config({**SMALL, **change})
 
 
+def test_a_model_without_positions_comes_back_with_zeros_for_them_and_the_same_logits(
+    tiny_sparse: Callable[..., SparseTransformer], tokens: torch.Tensor, tmp_path: Path
+) -> None:
+    model = tiny_sparse()
+    assert model.config.position == "none"
+    export_published(model, tmp_path / "out")
+    again = import_published(tmp_path / "out")
+    assert torch.equal(model(tokens).logits, again(tokens).logits)
+    state = again.state_dict()
+    positions = state.pop("transformer.wpe.weight")
+    assert (positions.shape, int(positions.count_nonzero())) == ((16, 24), 0)
+    assert set(state) == set(model.state_dict())
+    assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_model_that_keeps_documents_apart_is_exported_for_one_document_at_a_time_where_that_is_asked_for(
+    tiny_sparse: Callable[..., SparseTransformer], tokens: torch.Tensor, tmp_path: Path
+) -> None:
+    model = tiny_sparse(document_token=39)
+    with pytest.raises(UserError, match="--leak"):
+        export_published(model, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+    export_published(model, tmp_path / "out", leak=True)
+    again = import_published(tmp_path / "out")
+    one = tokens.clamp(max=38)
+    one[:, 0] = 39
+    assert torch.equal(model(one).logits, again(one).logits)
+    two = one.clone()
+    two[:, 6] = 39
+    ours, theirs = model(two).logits, again(two).logits
+    assert torch.equal(ours[:, :6], theirs[:, :6])
+    assert (ours[:, 6:] - theirs[:, 6:]).abs().max() > 1e-3
+
+
 def test_what_the_layout_cannot_express_is_not_exported(
     tiny_sparse: Callable[..., SparseTransformer], tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match="position"):
-        export_published(tiny_sparse(), tmp_path / "out")
     with pytest.raises(UserError, match="norm_eps"):
         export_published(tiny_sparse(position="added", norm_eps=1e-3), tmp_path / "out")
     assert not list(tmp_path.iterdir())

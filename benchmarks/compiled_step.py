@@ -6,9 +6,11 @@ Run: python benchmarks/compiled_step.py (needs a C++ compiler)
 import argparse
 import json
 import time
+from collections.abc import Callable
 
 import torch
 from timing import interleave, machine, ratio
+from torch import Tensor
 
 from sparse_model import SparseConfig, SparseTransformer
 from sparse_model.training.objective import LanguageModelling
@@ -26,7 +28,7 @@ def main() -> None:
     tokens = torch.randint(1024, (16, 128))
     compiled = torch.compile(objective)
 
-    def run(module: torch.nn.Module) -> None:
+    def run(module: Callable[..., dict[str, Tensor]]) -> None:
         objective.zero_grad()
         module(tokens, draw=0)["loss"].backward()
 

@@ -8,6 +8,7 @@ projection <= 10 % of the step on a CPU, 5 % on a GPU (--check exits 1 beyond it
 """
 
 import statistics
+from collections.abc import Callable
 
 import torch
 from timing import command, copy_bandwidth, interleave, machine, milliseconds, ratio
@@ -43,7 +44,7 @@ def measure(repeats: int) -> dict[str, object]:
             for tensor, values in zip(step.tensors, dense, strict=True):
                 tensor.parameter.copy_(values)
 
-    runs = {
+    runs: dict[str, Callable[[], object]] = {
         "step": step,
         "fill": fill,
         "projection": lambda: project(step.tensors, DENSITY, FLOOR),

@@ -82,7 +82,7 @@ def measure(repeats: int) -> dict[str, object]:
     """Ratio, breakdown and the rate of the products."""
     step, matrix_products = Step(CONFIG), products(CONFIG)
     wide = [torch.randn(B, T, w, requires_grad=True) for w in (CONFIG.d_model,) * 7 + (CONFIG.d_mlp,)]
-    heads = [torch.randn(B, CONFIG.n_head, T, CONFIG.d_head, requires_grad=True) for _ in range(3)]
+    q, k, v = (torch.randn(B, CONFIG.n_head, T, CONFIG.d_head, requires_grad=True) for _ in range(3))
 
     def topk() -> None:
         for x in wide * CONFIG.n_layer:
@@ -90,13 +90,13 @@ def measure(repeats: int) -> dict[str, object]:
 
     def attention() -> None:
         for _ in range(CONFIG.n_layer):
-            F.scaled_dot_product_attention(*heads, is_causal=True).backward(heads[0].detach())
+            F.scaled_dot_product_attention(q, k, v, is_causal=True).backward(q.detach())
 
     def gelu() -> None:
         for _ in range(CONFIG.n_layer):
             F.gelu(wide[-1]).backward(wide[-1].detach())
 
-    runs = {
+    runs: dict[str, Callable[[], object]] = {
         "step": step,
         "matrix_products": lambda: [run() for run in matrix_products],
         "abs_topk": topk,

@@ -1,6 +1,7 @@
 """The benchmarks over tasks go on where they stopped, and what they write of their figures follows from their records."""
 
 import json
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -74,3 +75,9 @@ def test_the_sentences_of_the_baseline_follow_from_the_table_and_reach_the_page(
     written = page.read_text("utf-8")
     assert "By rank alone, attribution needs 4.0 [4.0, 4.0] times the edges (4.0 to 4.0 by task)" in written
     assert "With both eliminated it needs 1.0 [1.0, 1.0] times the edges" in written
+
+
+def test_every_benchmark_is_type_checked() -> None:
+    root = Path(__file__).parents[1]
+    checked = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["tool"]["mypy"]["modules"]
+    assert {name.split(".")[-1] for name in checked} == {path.stem for path in (root / "benchmarks").glob("*.py")}

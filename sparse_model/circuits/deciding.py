@@ -49,21 +49,23 @@ def compact_edges(keep: Keep, edges: Edges) -> dict[str, list[EdgeMask]]:
 
 
 def fewest(count: int, start: int, reaches: Callable[[int], bool], least: int = 1) -> int:
-    """The smallest k in least..count that bisection finds to reach the target; `count` itself is taken to.
+    """The smallest k in least..count that a search from `start` finds to reach the target; `count` itself is taken to.
 
-    Args:
-        start: the first k tried.
-
-    The loss is not monotone in k; the k found reaches the target, and the last smaller one tried did not.
+    Downwards it bisects; upwards it doubles its steps until the target is reached, and bisects the last. The loss is not
+    monotone in k: the k found reaches the target, and the last smaller one tried did not.
     """
     low, high = max(least, 1) - 1, count
     probe = min(max(low + 1, start), max(low + 1, count - 1))
+    step = 1  # upwards from the start in steps that double: far from it a larger set may well do worse
+    while probe < high and not reaches(probe):
+        low, probe, step = probe, min(probe + step, count), 2 * step
+    high = min(probe, high)
     while high - low > 1:
+        probe = (low + high) // 2
         if reaches(probe):
             high = probe
         else:
             low = probe
-        probe = (low + high) // 2
     return high
 
 

@@ -67,3 +67,8 @@ def test_learned_edges_lie_between_kept_nodes_and_the_fewest_reach_the_target(kn
     removed = {name: ~mask for name, mask in edges.items()}
     assert sum(int(mask.sum()) for mask in removed.values()) > 0
     assert not any(bool((mask & ~between[name]).any()) for name, mask in removed.items())
+
+
+def test_a_search_upwards_finds_a_size_near_its_start_though_larger_ones_fail() -> None:
+    assert fewest(64, 18, lambda k: 20 <= k <= 25 or k >= 60) == 20
+    assert fewest(64, 26, lambda k: 20 <= k <= 25 or k >= 60) == 60

@@ -7,6 +7,7 @@ import typer
 
 from cli.circuit_compare import compare
 from cli.circuit_show import show
+from cli.dropped import say_dropped
 from cli.options import CorpusText, Device, Json, Out, Overwrite, TaskOption, check_device, with_settings
 from cli.output import print_json, print_table, say
 from sparse_model.circuits.config import PruneConfig
@@ -65,7 +66,9 @@ def prune(
     if out.exists() and not overwrite:
         raise UserError(f"{out}: already exists; choose another --out or pass --overwrite")
     sparse, tokenizer = load_sparse(model, check_device(device)), load_tokenizer(model)
-    splits = task_splits(find_task(task), tokenizer, prune.pairs, evaluate_pairs, prune.seed, device)
+    chosen = find_task(task)
+    splits = task_splits(chosen, tokenizer, prune.pairs, evaluate_pairs, prune.seed, device)
+    say_dropped(chosen, splits.train, splits.validation, splits.held_out)
     values = ablation_values(
         sparse, text_blocks(tokenizer, "train", blocks, sparse.config.block_size, corpus), prune.ablation
     )
@@ -182,6 +185,7 @@ def evaluate(
     seed = own.get("seed", config.seed) if seed is None else seed
     reported = own.get("held_out", UNKNOWN_PAIRS) if pairs is None else pairs
     splits = task_splits(measured, tokenizer, own.get("train", config.pairs), reported, seed, device)
+    say_dropped(measured, splits.train, splits.validation, splits.held_out)
     text = None if quick else text_blocks(tokenizer, "train", blocks, sparse.config.block_size, corpus)
     subject = Subject(sparse, loaded, splits.held_out, seed)
     found = gather(subject, splits.train, splits.validation, text, config, draws, seeds, controls)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cli.dropped import say_dropped
 from cli.options import Device, Json, Out, check_device, with_settings
 from cli.output import interval, print_json, print_table, say
 from sparse_model.circuits.compare import MODELS, CompareConfig, Point
@@ -168,6 +169,7 @@ def _sweep_all(
         except TaskError as error:
             refused[task.name] = str(error)
             continue
+        say_dropped(task, train, validation, held_out)
         for name, model in models.items():
             sweeps[name][task.name] = []
             for k_coef in config.k_coefs:

@@ -13,7 +13,8 @@ TaskArgument = Annotated[
     str, typer.Argument(help="a task's name (see sparsebridge task list) or a .jsonl file of pairs", show_default=False)
 ]
 SplitOption = Annotated[
-    Literal["train", "validation", "held_out"], typer.Option("--split", help="which templates the pairs use")
+    Literal["train", "validation", "held_out"],
+    typer.Option("--split", help="which pairs, or templates where a task has them"),
 ]
 
 
@@ -115,7 +116,7 @@ def check(
         else [
             name,
             *(interval(figures[key], 2) for key in ("accuracy", "task_loss", "full_loss")),
-            str(sum(figures["dropped"].values())),
+            _dropped(figures["dropped"]),
         ]
         for name, figures in found.items()
     ]
@@ -124,8 +125,14 @@ def check(
         ("task", "accuracy", "loss of two", "loss of all", "dropped"),
         rows,
         "losses in nats (chance among two: accuracy 0.5, loss 0.69); 95 % intervals over pairs; dropped: candidates "
-        "that did not fit the tokenizer (--json says why)",
+        "that did not fit the tokenizer, by reason",
     )
     for figures in found.values():
         if "refused" in figures:
             say(figures["refused"])
+
+
+def _dropped(found: dict[str, int]) -> str:
+    from sparse_model.tasks.token_pairs import reasons
+
+    return f"{sum(found.values())} ({reasons(found)})" if found else "0"

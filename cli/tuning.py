@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 from transformers import PreTrainedTokenizerBase
 
+from cli.dropped import say_dropped
 from cli.output import print_json, say
 from sparse_model.circuits.ablation import ablation_values
 from sparse_model.circuits.config import PruneConfig
@@ -44,6 +45,7 @@ def run_study(
     def splits(task: Task) -> TuningTask:
         decided = tokenise_pairs(task, tokenizer, 2 * pairs, "validation", config.seed).to(device)
         train = tokenise_pairs(task, tokenizer, config.pairs, "train", config.seed).to(device)
+        say_dropped(task, train, decided)
         return TuningTask(train, decided.select(slice(0, pairs)), decided.select(slice(pairs, 2 * pairs)))
 
     prepared = {task.name: splits(task) for task in map(find_task, tasks)}

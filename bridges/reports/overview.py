@@ -14,8 +14,8 @@ EXPLANATION = (
     "a and b. Changing in the dense model only what the circuit's nodes stand for, translated by the bridge, "
     "should turn its answer as far as putting in the other prompt's own activations does (the full patch), where "
     "random directions of equal size do nothing.",
-    "All figures come from held-out prompts whose templates were not used to find the circuit or to choose the "
-    "strength. Brackets are 95 % bootstrap intervals.",
+    "All figures come from held-out pairs, and where a task has templates from held-out templates, that were not used to find "
+    "the circuit or to choose the strength. Brackets are 95 % bootstrap intervals.",
 )
 
 

@@ -19,7 +19,8 @@ newline and `·` a space of indent. This page is written by `python examples/tas
 
 Your own task is a `.jsonl` file with `prompt_a`, `answer_a`, `prompt_b`, `answer_b` on every line, and optionally
 `template` and `split` (train, validation, held_out; otherwise of ten lines eight, one and one). Its answers must be
-exactly one token.
+exactly one token. A line with the prompts of an earlier one is left out, so that no pair is in two splits; without
+templates of your own, held-out figures are about held-out pairs and not about held-out templates.
 """
 
 

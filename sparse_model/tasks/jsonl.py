@@ -13,6 +13,8 @@ from sparse_model.tasks.task import Task, TaskError, TextPair
 
 REQUIRED_FIELDS = ("prompt_a", "answer_a", "prompt_b", "answer_b")
 OPTIONAL_FIELDS = ("template", "split")
+NO_TEMPLATE = "pairs without a template"
+"""The label of pairs whose line gives none: their held-out split holds other pairs, not other templates."""
 
 
 def load_task(path: Path, name: str | None = None) -> Task:
@@ -20,7 +22,8 @@ def load_task(path: Path, name: str | None = None) -> Task:
     label) and `split` (train, validation or held_out).
 
     Lines without a split are dealt out in order: of ten, eight to train, one to validation, one to held_out; each split
-    thus needs ten lines to be sure of a pair. Answers must be exactly one token. Raises TaskError, naming the line, if
+    thus needs ten lines to be sure of a pair. A line with the prompts of an earlier one, in either order, is left out, so that
+    no pair is in two splits. Answers must be exactly one token. Raises TaskError, naming the line, if
     the file is missing, empty or malformed.
     """
     if not path.is_file():
@@ -30,18 +33,24 @@ def load_task(path: Path, name: str | None = None) -> Task:
     except UnicodeDecodeError as error:
         raise TaskError(f"{path}: not UTF-8 text ({error.reason}); convert it to UTF-8") from None
     pairs: dict[Split, list[TextPair]] = {split: [] for split in SPLITS}
-    dealt = 0
+    seen: set[frozenset[str]] = set()
+    dealt = repeats = 0
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         record = _parse(line, f"{path} line {number}")
+        prompts = frozenset((record["prompt_a"], record["prompt_b"]))
+        if prompts in seen:
+            repeats += 1
+            continue
+        seen.add(prompts)
         given = record.get("split")
         split = next((known for known in SPLITS if known == given), None)
         if split is None:
             split = "validation" if dealt % 10 == 8 else "held_out" if dealt % 10 == 9 else "train"
             dealt += 1
         a, b = (record["prompt_a"], record["answer_a"], ""), (record["prompt_b"], record["answer_b"], "")
-        pairs[split].append(TextPair(*a, *b, template=record.get("template", path.stem)))
+        pairs[split].append(TextPair(*a, *b, template=record.get("template", NO_TEMPLATE)))
     if not any(pairs.values()):
         raise TaskError(f"{path}: holds no pairs; write one JSON object a line with {', '.join(REQUIRED_FIELDS)}")
 
@@ -51,7 +60,9 @@ def load_task(path: Path, name: str | None = None) -> Task:
         yield from shuffled
 
     templates = {split: tuple(sorted({pair.template for pair in pairs[split]})) for split in SPLITS}
-    return Task(name or path.stem, f"pairs from {path.name}", ("answer_a", "answer_b"), templates, candidates, True)
+    return Task(
+        name or path.stem, f"pairs from {path.name}", ("answer_a", "answer_b"), templates, candidates, True, repeats
+    )
 
 
 def _parse(line: str, place: str) -> dict[str, str]:

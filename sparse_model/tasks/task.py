@@ -50,6 +50,8 @@ class Task:
     templates: dict[Split, tuple[str, ...]]
     candidates: Callable[[Split, int], Iterator[TextPair]]
     whole_answers: bool = False
+    repeats: int = 0
+    """pairs of a file left out because an earlier line holds the same prompts"""
 
     def text_pairs(self, split: Split, n: int, seed: int = 0) -> list[TextPair]:
         """`n` distinct pairs of one split. Raises TaskError if there are not that many."""

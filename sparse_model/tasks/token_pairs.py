@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
@@ -162,6 +162,11 @@ def tokenise_pairs(
     return _as_tensors(name, kept, dropped, tokenizer, begin)
 
 
+def reasons(dropped: Mapping[str, int]) -> str:
+    """`reason: count` of what was dropped, most frequent first; empty where nothing was."""
+    return ", ".join(f"{reason}: {count}" for reason, count in Counter(dropped).most_common())
+
+
 def _candidates(
     task: Task | Sequence[TextPair], n: int, split: Split, seed: int
 ) -> tuple[str, bool, Iterator[TextPair]]:
@@ -211,7 +216,7 @@ def _misfit(
 def _too_few(
     name: str, tokenizer: PreTrainedTokenizerBase, split: Split, found: int, n: int, dropped: Counter[str]
 ) -> str:
-    counts = ", ".join(f"{reason}: {count}" for reason, count in dropped.most_common()) or "nothing dropped"
+    counts = reasons(dropped) or "nothing dropped"
     label = tokenizer.name_or_path or type(tokenizer).__name__
     if found:
         advice = f"ask for at most {found} pairs"

@@ -1,6 +1,7 @@
 """`sparsebridge circuit`, on the bundled bridge with few steps."""
 
 import json
+import re
 import shutil
 import tomllib
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from cli.demo import BUNDLED
 from sparse_model.circuits.circuit import Circuit
 from sparse_model.circuits.config import PruneConfig
 from sparse_model.nodes import Node
+from sparse_model.settings import UserError
+from sparse_model.tasks import TASKS
 
 BRIDGE = BUNDLED / "bridge"
 SMALL = ("--steps", "12", "--pairs", "16", "--batch-pairs", "4", "--blocks", "4", "--evaluate-pairs", "8")
@@ -194,3 +197,35 @@ def test_tune_prints_settings_that_prune_reads(cli: Callable, tmp_path: Path) ->
         assert (refused.code, refused.err.count("\n")) == (2, 1)
         assert named in refused.err
         assert "choose another --study" in refused.err
+
+
+@pytest.mark.parametrize("command", ["prune", "evaluate", "tune", "compare"])
+def test_pairs_that_were_dropped_are_counted_by_reason_in_one_line(
+    command: str, cli: Callable, bundled_circuit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise UserError("far enough")
+
+    for place in ("circuits.prune.prune", "circuits.evidence.gather.gather", "circuits.compare.sweep"):
+        monkeypatch.setattr(f"sparse_model.{place}", stopped)
+    lines = [
+        {"prompt_a": pair.prompt_a, "answer_a": pair.answer_a, "prompt_b": pair.prompt_b, "answer_b": pair.answer_b}
+        for pair in TASKS["closing_quote"].text_pairs("train", 120)
+    ]
+    own = tmp_path / "own.jsonl"
+    misfits = [{**line, "prompt_a": "#" + line["prompt_a"]} for line in lines[:60]]  # a token longer than its pair
+    mixed = [line for both in zip(lines, [*misfits, *lines[:60]], strict=True) for line in both]
+    own.write_text("".join(json.dumps(line) + "\n" for line in mixed))
+    two = ("--evaluate-pairs", "2")
+    arguments: dict[str, tuple[str | Path, ...]] = {
+        "prune": (BRIDGE, "--out", tmp_path / "made", *SMALL, *two),
+        "evaluate": (bundled_circuit, "--model", BRIDGE, "--quick", *two),
+        "tune": (BRIDGE, *SMALL, *two, "--storage", f"sqlite:///{tmp_path / 'tune.db'}", "--trials", "0"),
+        "compare": ("--out", tmp_path / "compared", "--blocks", "2", "--pairs", "16", *two),
+    }
+    ran = cli("circuit", command, *arguments[command], "--task", own)
+    first = ran.err.splitlines()[0]
+    assert re.fullmatch(
+        r"task own: \d+ pairs dropped \((?=.*equal to an earlier pair: 60)(?=.*prompts differ in token length: \d).*\)",
+        first,
+    ), ran.err

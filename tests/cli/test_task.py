@@ -59,3 +59,19 @@ def test_a_task_whose_answers_are_not_single_tokens_is_refused(
     ran = cli("task", "check", gpt2_folder, "--task", own, "--pairs", "2")
     assert (ran.code, ran.err.count("\n")) == (2, 1)
     assert "single token" in ran.err
+
+
+def test_check_says_in_its_table_why_candidates_were_dropped(
+    cli: Callable, sparse_folder: Path, tmp_path: Path
+) -> None:
+    fitting = [
+        {"prompt_a": f"{letter}(", "answer_a": "1", "prompt_b": f"{letter}[", "answer_b": "2"} for letter in "abcdef"
+    ]
+    misfits = [{**pair, "prompt_a": "x" + pair["prompt_a"], "answer_a": "zqzq"} for pair in fitting[:3]]
+    own = tmp_path / "own.jsonl"
+    own.write_text("".join(json.dumps({**pair, "split": "held_out"}) + "\n" for pair in fitting + misfits))
+    command = ("task", "check", sparse_folder, "--task", own, "--pairs", "6", "--seed", "1")
+    dropped = cli(*command, "--json").json["tasks"]["own"]["dropped"]
+    assert set(dropped) == {"answers are not single tokens"}
+    shown = " ".join(cli(*command).out.split())
+    assert f"{sum(dropped.values())} (answers are not single tokens:" in shown

@@ -7,7 +7,9 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from sparse_model.corpus.fragment import SPLITS
 from sparse_model.tasks import TASKS, TaskError, TextPair, find_task
+from sparse_model.tasks.jsonl import load_task
 from sparse_model.tasks.nonsense import arbitrary_answers, nonsense
 from sparse_model.tasks.token_pairs import TokenPairs, tokenise_pairs
 
@@ -167,3 +169,21 @@ def test_arbitrary_answers_keep_the_rule_with_other_tokens_of_the_prompts(
     )
     assert torch.equal(control.tokens_a, pairs.tokens_a)
     assert not torch.equal(arbitrary_answers(pairs, seed=1).answer_a, control.answer_a)
+
+
+def test_no_pair_of_a_file_is_in_two_splits_and_pairs_without_a_template_say_so(tmp_path: Path) -> None:
+    def line(a: str, b: str, **more: str) -> str:
+        return json.dumps({"prompt_a": a, "answer_a": "1", "prompt_b": b, "answer_b": "2", **more})
+
+    lines = [line(f"a{n}", f"b{n}") for n in range(10)]
+    lines += [line("a0", "b0", split="held_out"), line("b1", "a1", split="validation"), line("a0", "b1", template="t")]
+    path = tmp_path / "own.jsonl"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    task = load_task(path)
+    found = {split: list(task.candidates(split, 0)) for split in SPLITS}
+    assert {split: len(pairs) for split, pairs in found.items()} == {"train": 9, "validation": 1, "held_out": 1}
+    assert task.repeats == 2
+    prompts = [frozenset((pair.prompt_a, pair.prompt_b)) for pairs in found.values() for pair in pairs]
+    assert len(set(prompts)) == len(prompts) == 11
+    assert task.templates["held_out"] == ("pairs without a template",)
+    assert set(task.templates["train"]) == {"pairs without a template", "t"}

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from sparse_model.circuits.config import PruneConfig
 from sparse_model.circuits.evidence.grades import GATES
 from sparse_model.experiments.page import publish, write_between
 
@@ -110,10 +111,13 @@ def table(found: dict[str, Any], refused: dict[str, str]) -> str:
     grades = [task["evidence"]["grade"]["letter"] for task in found.values()]
     counts = ", ".join(f"{grades.count(letter)} {letter}" for letter in "ABCD" if letter in grades)
     lines += ["", f"{len(found)} tasks: {counts}; geometric means {means[0]:.0f} nodes, {means[1]:.0f} edges."]
+    held = sum(task["task_loss"] <= TARGET for task in found.values())
+    lines.append(f"On the pairs that decide, all reach {TARGET} nats; on held-out templates {held} of {len(found)} do.")
     lines += ["", *(reached(found, name, label) for name, label in CONTROLS.items())]
     return "\n".join([*lines, *(f"- not pruned: {name}: {reason}" for name, reason in refused.items())])
 
 
+TARGET = PruneConfig().target_loss
 CONTROLS = {
     "nonsense": "answers that follow no rule",
     "reversed": "the wrong answer of every pair",

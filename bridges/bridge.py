@@ -4,6 +4,7 @@ Both stay linear on purpose: flexible maps find anything, even in random models.
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -37,12 +38,10 @@ class Bridge(nn.Module):
         self.topk_fraction = topk_fraction
         self.k = max(1, round(topk_fraction * d_sparse))
         count = len(alignment.sites)
-        self.encoders: Sequence[nn.Linear] = nn.ModuleList(  # type: ignore[assignment]  # a list of linear maps
-            nn.Linear(d_dense, d_sparse) for _ in range(count)
-        )
-        self.decoders: Sequence[nn.Linear] = nn.ModuleList(  # type: ignore[assignment]  # likewise
-            nn.Linear(d_sparse, d_dense) for _ in range(count)
-        )
+        encoders = nn.ModuleList(nn.Linear(d_dense, d_sparse) for _ in range(count))
+        decoders = nn.ModuleList(nn.Linear(d_sparse, d_dense) for _ in range(count))
+        # the type of a ModuleList does not say what it holds
+        self.encoders, self.decoders = cast(Sequence[nn.Linear], encoders), cast(Sequence[nn.Linear], decoders)
         generator = torch.Generator().manual_seed(seed)
         for module in (*self.encoders, *self.decoders):
             nn.init.normal_(module.weight, std=0.1 * module.in_features**-0.5, generator=generator)

@@ -46,7 +46,7 @@ class SparseTransformer(PreTrainedModel, GenerationMixin):
     config_class = SparseConfig
     base_model_prefix = ""
     _tied_weights_keys = {"lm_head.weight": "transformer.wte.weight"}  # noqa: RUF012 (as the base class reads it)
-    _no_split_modules = ["Attention", "Mlp"]  # noqa: RUF012 (what keeps together where parameters are split)
+    _no_split_modules = ["Attention", "Mlp"]  # noqa: RUF012 (a list on the class, as the base class reads it: kept whole where parameters are split)
 
     def __init__(self, config: SparseConfig) -> None:
         super().__init__(config)

@@ -62,6 +62,19 @@ def assert_close(ours: Weights, theirs: Weights) -> None:
         torch.testing.assert_close(ours[name], value, atol=1e-5, rtol=0, msg=name)
 
 
+def terminated(process: subprocess.Popen[str], folder: Path) -> str:
+    """What a launcher says that gets SIGTERM once the run in `folder` has logged a step, and has to stop early."""
+    metrics = folder / "metrics.jsonl"
+    while not metrics.is_file() or metrics.stat().st_size == 0:
+        assert process.poll() is None, process.communicate()[1][-3000:]
+        time.sleep(0.01)
+    process.terminate()
+    told = process.communicate(timeout=200)[1]
+    assert process.returncode != 0
+    assert "stopped after step" in told
+    return told
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "held"), [(WHOLE, 1.0), (SPLIT, 0.5)], ids=["whole", "split"])
 def test_two_processes_under_accelerate_launch_train_what_one_does(
@@ -108,14 +121,8 @@ def test_split_processes_go_on_from_one_process_and_after_sigterm_one_process_fr
     shutil.copytree(tmp_path / "one" / "checkpoints" / step, two / "checkpoints" / step)
     command = launched([*alone(blocks, config, objective().model, tmp_path, "two"), "1"], SPLIT)
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ON_CPU)
-    while not (two / "metrics.jsonl").is_file() or (two / "metrics.jsonl").stat().st_size == 0:
-        assert process.poll() is None, process.communicate()[1][-3000:]
-        time.sleep(0.01)
-    process.terminate()
-    told = process.communicate(timeout=200)[1]
-    assert process.returncode != 0
+    told = terminated(process, two)
     assert "going on after step 20 of 50" in told
-    assert "stopped after step" in told
     (stopped,) = (path.name for path in (two / "checkpoints").glob("step-*") if path.name != step)
     assert 20 < int(stopped[5:]) < 50
     resumed = objective()
@@ -136,16 +143,7 @@ def test_sigterm_to_the_launcher_stops_two_processes_at_one_step_and_they_resume
         command = launched([*alone(blocks, config, objective().model, folder, "two"), "1"], WHOLE)
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ON_CPU)
         if name == "stopped":
-            while (
-                not (folder / "two" / "metrics.jsonl").is_file()
-                or (folder / "two" / "metrics.jsonl").stat().st_size == 0
-            ):
-                assert process.poll() is None, process.communicate()[1][-3000:]
-                time.sleep(0.01)
-            process.terminate()
-            told = process.communicate(timeout=200)[1]
-            assert process.returncode != 0
-            assert "stopped after step" in told
+            terminated(process, folder / "two")
             (saved,) = (folder / "two" / "checkpoints").glob("step-*")
             assert int(saved.name[5:]) < 80
             process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ON_CPU)

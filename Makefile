@@ -1,15 +1,17 @@
 # make demo    the main job on the bundled models, from circuit to verdict
 # make test    every test
 # make check   lint, format and types
+# make kernel  the GPU kernel without a GPU: Triton (1 GB) interprets, compiles and disassembles it
 # Each makes .venv and installs what it needs first. Another interpreter: make demo PYTHON=python3.12
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH := torch==2.13.0
+TRITON := triton==3.9.0
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test check format clean
+.PHONY: help demo test check kernel format clean
 .DELETE_ON_ERROR:
 
 help:
@@ -25,6 +27,10 @@ check: $(VENV)/.developed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Apart from the environment's own packages, so that the other tests run as they do for most people: without Triton.
+kernel: $(VENV)/.triton
+	PYTHONPATH=$(VENV)/triton $(BIN)/python -m pytest tests/sparse_model/test_abs_topk_triton.py
 
 format: $(VENV)/.developed
 	$(BIN)/ruff check --fix .
@@ -49,4 +55,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt $(VENV)/.torch
 
 $(VENV)/.developed: $(VENV)/.installed
 	$(PIP) install -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(VENV)/.triton: $(VENV)/.developed Makefile
+	$(PIP) install --no-deps --upgrade --target $(VENV)/triton $(TRITON)
 	touch $@

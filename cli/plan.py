@@ -35,6 +35,9 @@ def plan(
         str, typer.Option("--on", help="cpu (this machine), l4, rtx4090, a100-40, a100-80, h100, h200")
     ] = "cpu",
     devices: Annotated[int, typer.Option("--devices", min=1, help="how many of them share a step's sequences")] = 1,
+    split: Annotated[
+        bool, typer.Option("--split", help="each device holds its share of the parameters, as with accelerate's FSDP")
+    ] = False,
     utilisation: Annotated[
         float | None,
         typer.Option(
@@ -69,13 +72,13 @@ def plan(
         config = sparse.config(shape.vocab_size, block_length)
         workload = bridged_workload(config, shape, bridge, train)
     arguments = (workload, train, block_length, device, devices, utilisation or ASSUMED_UTILISATION)
-    found = make_plan(*arguments)
+    found = make_plan(*arguments, split=split)
     if measure:
         say(f"running {MEASURED_STEPS} steps")
         place = check_device("cpu" if on == "cpu" else "cuda")
         share = train.model_copy(update={"batch_size": train.batch_size // devices})
         seconds = _measure(config, dense, bridge, share, block_length, place)
-        found = make_plan(*arguments, seconds_per_step=seconds)
+        found = make_plan(*arguments, seconds_per_step=seconds, split=split)
     if as_json:
         print_json(found.to_json())
         return
@@ -109,7 +112,7 @@ def _measure(
 
 def _show(found: dict[str, Any], assumed: bool) -> None:
     memory, flops, disk = found["memory_bytes"], found["flops_per_token"], found["disk_bytes"]
-    parts = ("weights", "gradients", "moments", "activations", "casts", "buckets")
+    parts = ("weights", "gradients", "moments", "activations", "casts", "buckets", "gathered")
     where = f"{found['devices']} × {found['device']}"
     rows = [
         ["sparse parameters", f"{found['parameters']:,}"],
@@ -129,6 +132,7 @@ def _show(found: dict[str, Any], assumed: bool) -> None:
     note = f"hours at {share}, " + ("an assumption; --measure replaces it" if assumed else "as given or measured")
     if not found["fits"]:
         note += "; does NOT fit: lower --batch-size or raise --accumulate"
+        note += "" if found["split"] else ", or spread the parameters with --split and --devices"
     print_table("plan", ("", "needs"), rows, note)
 
 

@@ -8,6 +8,10 @@ Kept per token (R read channels, A = H·K; 4 bytes each, 2 where autocast makes 
 
 The peak is either where the backward pass starts (all of that, and two more rows of the widest tensor) or where it ends
 (all gradients). `bf16` adds the cached copies of the weights.
+
+Where parameters are split over processes, each holds its share of weights, gradients and moments. Beside them are whole:
+what is in no sublayer, its gradient and a copy of that on its way to the others; or weights, gradients and copies on their
+way of the sublayer at work and of the one fetched ahead.
 """
 
 from dataclasses import dataclass
@@ -16,6 +20,8 @@ from typing import Any
 from sparse_model.config import SparseConfig
 
 FULL, HALF, MASK = 4, 2, 1
+AT_WORK = 5
+"""Sublayers' worth of whole weights, gradients and copies on their way that were seen at once in a split run."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +37,13 @@ class Memory:
     """bfloat16 copies of the weights"""
     buckets: int = 0
     """gradients once more, as several processes exchange them"""
+    gathered: int = 0
+    """whole weights and gradients of the parts at work, where each process holds a share of all"""
 
     @property
     def peak(self) -> int:
         """Gradients grow while activations shrink, so the larger of the two counts."""
-        resting = self.weights + self.moments + self.casts + self.buckets
+        resting = self.weights + self.moments + self.casts + self.buckets + self.gathered
         return resting + max(self.activations, self.gradients)
 
     def to_json(self) -> dict[str, Any]:
@@ -76,22 +84,34 @@ def widest_bytes(config: SparseConfig) -> int:
 
 
 def training_memory(
-    parameters: int, per_token: int, micro_batch_tokens: int, half: bool, devices: int, frozen: int = 0
+    parameters: int,
+    per_token: int,
+    micro_batch_tokens: int,
+    half: bool,
+    devices: int,
+    frozen: int = 0,
+    parts: tuple[int, int] | None = None,
 ) -> Memory:
     """What one device holds.
 
     Args:
-        parameters: entries that train (weights, gradients and both moments stay whole on every device, in fp32).
+        parameters: entries that train (weights, gradients and both moments, in fp32).
         per_token: bytes of activations per token of a micro-batch.
-        frozen: entries that are only looked at.
+        frozen: entries that are only looked at; they are whole on every device.
+        parts: entries of the largest sublayer and of what is in none, where parameters are split over the devices.
     """
+    share, gathered = parameters, 0
+    if parts is not None:
+        largest, outside = parts
+        share, gathered = -(-parameters // devices), outside + max(2 * outside, AT_WORK * largest)
     return Memory(
-        weights=FULL * (parameters + frozen),
-        gradients=FULL * parameters,
-        moments=2 * FULL * parameters,
+        weights=FULL * (share + frozen),
+        gradients=FULL * share,
+        moments=2 * FULL * share,
         activations=per_token * micro_batch_tokens,
         casts=HALF * (parameters + frozen) if half else 0,
-        buckets=FULL * parameters if devices > 1 else 0,
+        buckets=FULL * parameters if devices > 1 and parts is None else 0,
+        gathered=FULL * gathered,
     )
 
 

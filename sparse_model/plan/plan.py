@@ -48,6 +48,7 @@ class Plan:
     hours: float
     device: Device
     devices: int
+    split: bool
     utilisation: float
     precision: str
     model_bytes: int
@@ -72,6 +73,7 @@ class Plan:
             "device": self.device.name,
             "device_memory_bytes": self.device.memory,
             "devices": self.devices,
+            "split": self.split,
             "peak_flops": self.device.peak(self.precision),
             "utilisation": self.utilisation,
             "measured_seconds_per_step": self.measured_seconds,
@@ -95,18 +97,22 @@ def make_plan(
     devices: int,
     utilisation: float,
     seconds_per_step: float | None = None,
+    split: bool = False,
 ) -> Plan:
     """Put a workload on hardware.
 
     Args:
         block_length: tokens per sequence.
-        devices: processes that share a step's sequences, each with the whole model.
+        devices: processes that share a step's sequences.
         utilisation: share of the peak rate that the run reaches.
         seconds_per_step: measured on this hardware; replaces the estimate from FLOPs.
+        split: each device holds its share of the parameters (FSDP) instead of all of them.
 
     Raises:
-        UserError: the sequences of a step do not divide over the devices.
+        UserError: the sequences of a step do not divide over the devices, or there is one to split over.
     """
+    if split and devices == 1:
+        raise UserError("--split spreads the parameters over several devices; add --devices with how many")
     if train.batch_size % (devices * train.accumulate):
         raise UserError(
             f"batch_size {train.batch_size} does not split evenly over {devices} devices and {train.accumulate} micro-batches; "
@@ -123,6 +129,7 @@ def make_plan(
         train.precision == "bf16",
         devices,
         workload.frozen_parameters,
+        (workload.size.largest_part, workload.size.outside_parts + workload.extra_parameters) if split else None,
     )
     kept = workload.size.nonzero - (workload.size.parameters - workload.size.projected)
     packed = PACKED_ENTRY * kept if train.density < PACK_BELOW else FULL * workload.size.projected
@@ -135,6 +142,7 @@ def make_plan(
         hours=train.steps * seconds / 3600,
         device=device,
         devices=devices,
+        split=split,
         utilisation=workload.step_flops * tokens_per_step / (seconds * device.peak(train.precision) * devices),
         precision=train.precision,
         model_bytes=packed + FULL * dense,

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from sparse_model.config import SparseConfig
 from sparse_model.model import SparseTransformer
@@ -18,6 +19,10 @@ class Size:
     """at the target density"""
     projected: int
     """entries of the tensors that are kept sparse"""
+    largest_part: int
+    """entries of the largest sublayer, the part that several processes gather at once when they split parameters"""
+    outside_parts: int
+    """entries of what is in no sublayer: embeddings, unembedding and the last norm"""
 
 
 def model_size(config: SparseConfig, density: float, floor: int) -> Size:
@@ -28,7 +33,8 @@ def model_size(config: SparseConfig, density: float, floor: int) -> Size:
     """
     with torch.device("meta"):
         model = SparseTransformer(config)
-    parameters = sum(p.numel() for p in model.parameters())
+    parameters = _entries(model)
+    parts = [_entries(part) for part in model.modules() if type(part).__name__ in model._no_split_modules]
     projected = kept = 0
     for tensor in sparse_tensors(model):
         entries, keep = tensor.parameter.numel(), 0
@@ -39,4 +45,8 @@ def model_size(config: SparseConfig, density: float, floor: int) -> Size:
                 keep = max(keep, min(floor, length) * (entries // length))
         projected += entries
         kept += keep if density < 1 else entries
-    return Size(parameters, parameters - projected + kept, projected)
+    return Size(parameters, parameters - projected + kept, projected, max(parts), parameters - sum(parts))
+
+
+def _entries(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -43,6 +43,13 @@ def test_a_run_that_is_too_large_is_said_to_be(cli: Callable) -> None:
     assert "does NOT fit" in " ".join(ran.out.split())
 
 
+def test_parameters_split_over_devices_take_less_of_each(cli: Callable) -> None:
+    large = ["--on", "h100", "--sparse-d-model", "8192", "--sparse-n-layer", "8", "--devices", "8", "--batch-size", "8"]
+    assert "with --split" in " ".join(cli("plan", *large).out.split())
+    assert "does NOT fit" not in cli("plan", *large, "--split").out
+    assert cli("plan", "--split").code == 2
+
+
 def test_an_unknown_device_is_one_line_and_code_2(cli: Callable) -> None:
     ran = cli("plan", "--on", "abacus")
     assert ran.code == 2

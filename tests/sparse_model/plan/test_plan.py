@@ -1,5 +1,7 @@
 """Plans against what runs really take: counts exactly, FLOPs against torch's counter, memory against its allocations."""
 
+import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,14 @@ from sparse_model.plan.hardware import DATASHEETS, find_device
 from sparse_model.plan.measure import seconds_per_step
 from sparse_model.plan.plan import make_plan, sparse_workload
 from sparse_model.plan.size import model_size
+from sparse_model.shape import SparseShape
 from sparse_model.training import checkpoint
 from sparse_model.training.config import TrainConfig
 from sparse_model.training.objective import LanguageModelling, next_token_loss
 from sparse_model.training.projection import project, sparse_tensors
 from sparse_model.training.speed import count_flops
+from tests.sparse_model.plan.allocations import peak_bytes
+from tests.sparse_model.training.runs import ON_CPU, SPLIT, launched
 
 SWITCHES: list[dict[str, Any]] = [
     {},
@@ -67,7 +72,7 @@ def test_flops_agree_with_torchs_counter(switches: dict[str, Any], tiny_sparse: 
     ],
 )
 def test_peak_memory_is_within_a_fifth_of_what_a_step_allocates(
-    switches: dict[str, Any], batch: int, tiny_config: Callable, tiny_sparse: Callable, peak_bytes: Callable
+    switches: dict[str, Any], batch: int, tiny_config: Callable, tiny_sparse: Callable
 ) -> None:
     config: SparseConfig = tiny_config(**switches)
     model = tiny_sparse(config)
@@ -85,6 +90,51 @@ def test_peak_memory_is_within_a_fifth_of_what_a_step_allocates(
     found = make_plan(sparse_workload(config, train), train, config.block_size, DATASHEETS[0], 1, 0.3).memory
     assert found.peak - found.weights - found.moments == pytest.approx(peak_bytes(step), rel=0.2)
     assert found.moments == sum(v.nbytes for s in optimizer.state.values() for k, v in s.items() if k != "step")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("shape", "vocabulary", "batch"),
+    [
+        ({"d_model": 128, "n_layer": 4}, 64, 4),  # sublayers decide
+        ({"d_model": 128, "n_layer": 2}, 2048, 4),  # embedding and unembedding do
+        ({"d_model": 64, "n_layer": 2}, 256, 32),  # activations do
+    ],
+)
+def test_memory_of_split_parameters_is_within_a_fifth_of_what_each_of_two_processes_holds(
+    shape: dict[str, int], vocabulary: int, batch: int, tmp_path: Path
+) -> None:
+    train = {
+        "steps": 2,
+        "batch_size": batch,
+        "density": 0.1,
+        "checkpoint_every": 9,
+        "evaluate_every": 0,
+        "diagnose_every": 0,
+    }
+    script = str(Path(__file__).with_name("one_split_step.py"))
+    command = launched([script, json.dumps(shape), str(vocabulary), json.dumps(train), str(tmp_path)], SPLIT)
+    environment = {**ON_CPU, "PYTHONPATH": str(Path(__file__).parents[3])}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    seen = json.loads((tmp_path / "seen.json").read_text())
+    settings = TrainConfig.from_mapping(train)
+    workload = sparse_workload(SparseShape.from_mapping(shape).config(vocabulary, 32), settings)
+    found = make_plan(workload, settings, 32, DATASHEETS[0], 2, 0.3, split=True).memory
+    assert found.weights == pytest.approx(seen["weights"], rel=0.01)
+    assert found.moments == pytest.approx(seen["moments"], rel=0.01)
+    assert found.peak == pytest.approx(seen["peak"] + seen["weights"] + seen["moments"], rel=0.2)
+
+
+def test_splitting_takes_several_devices_and_less_of_each(tiny_config: Callable) -> None:
+    config, train = tiny_config(d_model=96, vocab_size=64, n_layer=6), TrainConfig(batch_size=8)
+    arguments = (sparse_workload(config, train), train, 16, find_device("h100"))
+    whole, split = (make_plan(*arguments, 8, 0.3, split=split).memory for split in (False, True))
+    assert split.weights == whole.weights // 8
+    assert whole.gathered == split.buckets == 0 < split.gathered
+    assert split.peak < 0.6 * whole.peak
+    with pytest.raises(UserError, match="--split spreads the parameters over several devices"):
+        make_plan(*arguments, 1, 0.3, split=True)
 
 
 def test_bytes_on_disk_are_those_of_the_files(tiny_config: Callable, tiny_sparse: Callable, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable
 
 import torch
-from timing import interleave, ratio
+from timing import interleave, machine, ratio
 
 from sparse_model import SparseConfig, SparseTransformer
 
@@ -31,10 +31,11 @@ def make_step(config: SparseConfig, state: dict[str, torch.Tensor], tokens: torc
 
 
 def main() -> None:
-    """Measure every shape and print one JSON object a line."""
+    """Measure every shape and print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=15)
     repeats = parser.parse_args().repeats
+    found: dict[str, object] = {**machine()}
     for width, length, batch in SHAPES:
         shape = {"d_model": width, "d_mlp": 4 * width, "n_head": width // 16, "block_size": length}
         leaking, apart = SparseConfig(**shape), SparseConfig(**shape, document_token=0)
@@ -46,7 +47,8 @@ def main() -> None:
         steps = {name: make_step(config, state, tokens) for name, config in shapes.items()}
         _, seconds = interleave(steps, repeats)  # of the processor: others' work on the machine does not enter
         ratios = {name: round(ratio(seconds, name, "leaking"), 3) for name in ("apart", "leaking again")}
-        print(json.dumps({"S": width, "T": length, "B": batch, **ratios}), flush=True)
+        found[f"S={width}, T={length}, B={batch}"] = ratios
+    print(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

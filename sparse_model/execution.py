@@ -22,10 +22,10 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 TILE = 32
 """Tokens per product: the transposed tile of a map of a few thousand inputs stays in a core's cache."""
-MIN_ENTRIES = 2**20
-"""Smaller matrices stay dense, since a single token hardly repays the call; provisional, see docs/performance.md."""
-MAX_DENSITY = 0.05
-"""Denser matrices stay dense; provisional, see docs/performance.md."""
+MIN_ENTRIES = 2**18
+"""Smaller matrices stay dense: there the call costs what the zeros save (docs/performance.md, single matrices)."""
+MAX_DENSITY = 0.1
+"""Denser matrices stay dense: at 20 % the smallest ones no longer gain (the same table)."""
 
 
 @dataclass(frozen=True)

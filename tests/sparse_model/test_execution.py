@@ -142,10 +142,10 @@ def test_a_weight_that_is_gone_takes_its_copy_along(products: list[int]) -> None
 
 
 def test_the_choice_goes_by_size_density_and_precision() -> None:
-    large = torch.zeros(1024, MIN_ENTRIES // 1024)
+    large = torch.zeros(64, MIN_ENTRIES // 64)
     large.view(-1)[: int(MAX_DENSITY * MIN_ENTRIES)] = 1
     assert choose(large).kind == "csr"
-    assert choose(large[1:]).reason == f"{MIN_ENTRIES - 1024:,} entries, below {MIN_ENTRIES:,}"
+    assert choose(large[1:]).reason == f"{MIN_ENTRIES - MIN_ENTRIES // 64:,} entries, below {MIN_ENTRIES:,}"
     assert choose(large.bfloat16()).kind == "dense"
     assert choose(large.to("meta")).reason == "on meta: CSR is for the CPU"
     large.view(-1)[: int(MAX_DENSITY * MIN_ENTRIES) + 1] = 1

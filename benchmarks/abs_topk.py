@@ -17,7 +17,7 @@ import torch
 from timing import copy_bandwidth, interleave, machine, milliseconds, ratio
 from torch import Tensor
 
-from sparse_model.abs_topk import abs_topk, abs_topk_reference
+from sparse_model.transformer.abs_topk import abs_topk, abs_topk_reference
 
 CPU_TARGET, BANDWIDTH_TARGET, TOPK_TARGET = 2.0, 0.5, 10.0
 

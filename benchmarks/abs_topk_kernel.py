@@ -74,7 +74,7 @@ def compiled(kind: str) -> Compiled:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from sparse_model.abs_topk_triton import _keep, sizes
+    from sparse_model.transformer.abs_topk_triton import _keep, sizes
 
     constants = sizes(getattr(torch, kind), WIDTH)
     options = {"num_warps": constants.pop("num_warps")}

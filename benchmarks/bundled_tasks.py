@@ -3,6 +3,7 @@
 from functools import cache
 from typing import NamedTuple
 
+from sparse_model.transformer.model import SparseTransformer
 from torch import Tensor
 
 from bridges.explain import task_splits
@@ -10,7 +11,6 @@ from bridges.validation.validate import Splits
 from cli.demo import BUNDLED
 from cli.loading import load_sparse, load_tokenizer, text_blocks
 from sparse_model.circuits.ablation import ablation_values
-from sparse_model.model import SparseTransformer
 from sparse_model.tasks import find_task
 
 

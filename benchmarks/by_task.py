@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from sparse_model.statistics import Estimate, mean_estimate
+from foundation.statistics import Estimate, mean_estimate
 
 
 def options(description: str | None, tasks: Sequence[str], block: str) -> argparse.ArgumentParser:

@@ -22,10 +22,10 @@ from sparse_model.circuits.circuit import Circuit, circuit_edges
 from sparse_model.circuits.compile import Compiled
 from sparse_model.circuits.frozen import FrozenStream
 from sparse_model.circuits.prefixes import distinct_prefixes
-from sparse_model.experiments.page import write_between
-from sparse_model.nodes import node_locations
+from sparse_model.studies.page import write_between
 from sparse_model.tasks import find_task
 from sparse_model.tasks.token_pairs import PromptBatch, tokenise_pairs
+from sparse_model.transformer.nodes import node_locations
 
 REPEATS = 3
 HEAD = (

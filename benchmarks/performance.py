@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sparse_model.experiments.page import write_between
+from sparse_model.studies.page import write_between
 
 RUNS = {
     "train_step": ["train_step.py", "--repeats", "15"],

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sparse_model.experiments.page import write_between
+from sparse_model.studies.page import write_between
 
 SHAPES: dict[str, dict[str, dict[str, Any]]] = {
     "S=256, B=16": {"sparse": {"d_model": 256, "position": "added"}, "train": {"batch_size": 16, "density": 0.05}},
@@ -41,11 +41,11 @@ def one_run(shape: dict[str, dict[str, Any]], steps: int) -> dict[str, float]:
     from sparse_model.plan.hardware import ASSUMED_UTILISATION, find_device
     from sparse_model.plan.measure import seconds_per_step
     from sparse_model.plan.plan import make_plan, sparse_workload
-    from sparse_model.shape import SparseShape
     from sparse_model.training.batches import Batches
     from sparse_model.training.config import TrainConfig
     from sparse_model.training.loop import train
     from sparse_model.training.objective import LanguageModelling
+    from sparse_model.transformer.shape import SparseShape
 
     sparse = SparseShape.from_mapping(shape["sparse"])
     settings = TrainConfig.from_mapping({**shape["train"], "steps": steps, "checkpoint_every": steps + 1})

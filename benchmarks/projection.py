@@ -14,8 +14,8 @@ import torch
 from timing import command, copy_bandwidth, interleave, machine, milliseconds, ratio
 from train_step import DENSITY, FLOOR, Step
 
-from sparse_model.config import SparseConfig
 from sparse_model.training.projection import SparseTensor, project
+from sparse_model.transformer.config import SparseConfig
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TARGET = {"cpu": 0.10, "cuda": 0.05}[DEVICE]

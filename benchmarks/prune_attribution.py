@@ -20,7 +20,7 @@ from sparse_model.circuits.eliminate import eliminate
 from sparse_model.circuits.learn import learn_masks
 from sparse_model.circuits.prompts import Prompts
 from sparse_model.circuits.prune import discretised, task_loss
-from sparse_model.experiments.page import publish
+from sparse_model.studies.page import publish
 from sparse_model.tasks import TASKS
 
 LABELS = ("learned", "attribution", "learned, eliminated", "attribution, eliminated")

@@ -24,7 +24,7 @@ from sparse_model.circuits.config import PruneConfig
 from sparse_model.circuits.learn import learn_masks
 from sparse_model.circuits.masks import NodeMasks
 from sparse_model.circuits.prompts import Prompts
-from sparse_model.experiments.page import write_between
+from sparse_model.studies.page import write_between
 from sparse_model.tasks.loss import binary_loss
 from sparse_model.tasks.token_pairs import TokenPairs
 

@@ -25,7 +25,7 @@ from sparse_model.circuits.edges import count_edges
 from sparse_model.circuits.learn import learn_masks
 from sparse_model.circuits.prompts import Prompts
 from sparse_model.circuits.prune import discretised
-from sparse_model.experiments.page import publish
+from sparse_model.studies.page import publish
 from sparse_model.tasks.token_pairs import TokenPairs
 
 LARGER = "complete, all of a larger mask"

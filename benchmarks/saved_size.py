@@ -16,10 +16,10 @@ from pathlib import Path
 
 import torch
 
-from sparse_model.artefacts import save_tensors
-from sparse_model.config import SparseConfig
-from sparse_model.model import WEIGHTS_NAME, SparseTransformer
+from foundation.artefacts import save_tensors
 from sparse_model.training.projection import density_report, project, sparse_tensors
+from sparse_model.transformer.config import SparseConfig
+from sparse_model.transformer.model import WEIGHTS_NAME, SparseTransformer
 
 TARGET = 20.0
 

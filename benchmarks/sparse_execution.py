@@ -5,7 +5,7 @@
 Every linear map of one layer and the unembedding (S=2048, V=2048), at 1 % and 2 % density, for 1 to 2048 tokens. Dense and
 sparse run in turn; printed are medians of the ratio, as one JSON object. --forward measures instead a whole forward of two
 layers on 8 sequences of 256 tokens and how far its logits are off, --calibrate the single matrices that the rule of
-`sparse_model.execution.choose` is drawn from. Target: 10 times at S=2048, 1 %, 2048 tokens.
+`sparse_model.transformer.execution.choose` is drawn from. Target: 10 times at S=2048, 1 %, 2048 tokens.
 
 The maps are measured twice. In a new process that keeps the memory it frees (`KEPT`), and with the C library as it is, which
 gives the memory of large results back to the system and takes it anew, page by page, for both ways of multiplying: at 2048 tokens
@@ -25,11 +25,11 @@ import torch.nn.functional as F
 from timing import copy_bandwidth, interleave, machine, milliseconds, ratio
 from torch import Tensor
 
-from sparse_model import execution
-from sparse_model.config import SparseConfig
-from sparse_model.execution import compress, multiply
-from sparse_model.model import SparseTransformer
 from sparse_model.training.projection import project, sparse_tensors
+from sparse_model.transformer import execution
+from sparse_model.transformer.config import SparseConfig
+from sparse_model.transformer.execution import compress, multiply
+from sparse_model.transformer.model import SparseTransformer
 
 KEPT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 """glibc then serves large tensors, too, from memory it has had before."""

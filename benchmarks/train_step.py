@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from timing import Seconds, command, interleave, machine, milliseconds, ratio, wait_for_gpu
 
-from sparse_model.abs_topk import abs_topk
-from sparse_model.config import SparseConfig
-from sparse_model.model import SparseTransformer
 from sparse_model.training.projection import project, sparse_tensors
+from sparse_model.transformer.abs_topk import abs_topk
+from sparse_model.transformer.config import SparseConfig
+from sparse_model.transformer.model import SparseTransformer
 
 TARGET = 1.5
 B, T = 8, 128

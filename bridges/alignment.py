@@ -7,7 +7,7 @@ monotonically: boundary l of the sparse model meets boundary round(l · L_dense 
 from dataclasses import dataclass
 
 from bridges.protocol import ResidualStack
-from sparse_model.settings import UserError
+from foundation.errors import UserError
 
 
 @dataclass(frozen=True)

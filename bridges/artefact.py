@@ -19,10 +19,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from bridges.alignment import AlignedSite, SiteAlignment
 from bridges.bridge import Bridge
 from bridges.protocol import ResidualStack, residual_sites
-from sparse_model.artefacts import model_fingerprint, read_json, read_tensors, save_tensors, write_json
-from sparse_model.model import SparseTransformer
-from sparse_model.settings import UserError
-from sparse_model.versions import versions
+from foundation.artefacts import read_json, read_tensors, save_tensors, write_json
+from foundation.errors import UserError
+from foundation.fingerprints import model_fingerprint
+from foundation.versions import versions
+from sparse_model.transformer.model import SparseTransformer
 
 
 @dataclass(frozen=True)

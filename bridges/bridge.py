@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bridges.alignment import SiteAlignment
-from sparse_model.abs_topk import abs_topk
+from sparse_model.transformer.abs_topk import abs_topk
 
 
 class Bridge(nn.Module):

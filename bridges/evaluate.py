@@ -20,9 +20,9 @@ from bridges.losses import kl_per_token, nmse
 from bridges.mixed_paths import MixedPath, follow
 from bridges.objective import run_tails
 from bridges.protocol import ResidualStack, residual_sites
-from sparse_model.model import SparseTransformer
-from sparse_model.statistics import mean_estimate
+from foundation.statistics import mean_estimate
 from sparse_model.training.projection import density_report
+from sparse_model.transformer.model import SparseTransformer
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from bridges.bridge import Bridge
 from bridges.losses import kl_of_streams, nmse
 from bridges.protocol import ResidualStack, Walk, residual_sites
-from sparse_model.model import SparseTransformer
-from sparse_model.settings import Settings
+from foundation.settings import Settings
 from sparse_model.training.objective import ParameterGroup, next_token_loss, trainable
+from sparse_model.transformer.model import SparseTransformer
 
 
 class BridgeConfig(Settings):

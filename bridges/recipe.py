@@ -14,18 +14,19 @@ from pydantic import Field
 from bridges.objective import BridgeConfig
 from bridges.training import train_bridge
 from dense_adapters import DenseStack, load_dense
+from foundation.errors import UserError
+from foundation.settings import Settings
 from sparse_model.circuits.config import PruneConfig
 from sparse_model.corpus.build import build_corpus
 from sparse_model.corpus.config import CorpusConfig
 from sparse_model.corpus.corpus import Corpus
-from sparse_model.settings import Settings, UserError
-from sparse_model.shape import SparseShape
 from sparse_model.training.batches import Batches
 from sparse_model.training.config import TrainConfig
 from sparse_model.training.dense import DenseConfig, make_gpt2, save_dense
 from sparse_model.training.objective import LanguageModelling
 from sparse_model.training.run import train_artefact
 from sparse_model.training.validation import Validation
+from sparse_model.transformer.shape import SparseShape
 
 EVALUATION_BLOCKS = 128
 

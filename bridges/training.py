@@ -13,12 +13,12 @@ from bridges.bridge import Bridge
 from bridges.evaluate import evaluate_bridge
 from bridges.objective import BridgeConfig, BridgedObjective
 from dense_adapters import DenseStack
-from sparse_model.model import SparseTransformer
-from sparse_model.shape import SparseShape
 from sparse_model.training.batches import Batches
 from sparse_model.training.config import TrainConfig
 from sparse_model.training.run import train_artefact
 from sparse_model.training.validation import Validation
+from sparse_model.transformer.model import SparseTransformer
+from sparse_model.transformer.shape import SparseShape
 
 REFERENCE_BLOCKS = 16
 """Blocks over which the RMS ratios are averaged."""

@@ -8,8 +8,8 @@ import typer
 from bridges.objective import BridgeConfig
 from cli.options import DenseOption, Device, Json, Out, Overwrite, check_device, with_settings
 from cli.output import interval, print_json, print_table, say
-from sparse_model.shape import SparseShape
 from sparse_model.training.config import TrainConfig
+from sparse_model.transformer.shape import SparseShape
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=__doc__)
 

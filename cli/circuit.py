@@ -57,10 +57,10 @@ def prune(
 
     from bridges.explain import task_splits
     from cli.loading import load_sparse, load_tokenizer, text_blocks
+    from foundation.errors import UserError
     from sparse_model.circuits.ablation import ablation_values
     from sparse_model.circuits.evaluate import evaluate_circuit
     from sparse_model.circuits.prune import prune as find_circuit
-    from sparse_model.settings import UserError
     from sparse_model.tasks import find_task
 
     if out.exists() and not overwrite:

@@ -9,9 +9,9 @@ import typer
 from cli.dropped import say_dropped
 from cli.options import Device, Json, Out, check_device, with_settings
 from cli.output import interval, print_json, print_table, say
+from foundation.errors import UserError
 from sparse_model.circuits.compare import MODELS, CompareConfig, Point
 from sparse_model.corpus.fragment import Split
-from sparse_model.settings import UserError
 
 BUNDLED = Path(__file__).parent / "bundled"
 EQUAL_LOSS = 0.02
@@ -93,11 +93,11 @@ def load_contenders(folders: dict[str, Path], device: str) -> tuple[dict[str, An
 def describe(models: dict[str, Any], tokenizer: Any, blocks: int, seed: int) -> dict[str, Any]:
     """Per model its size and cross-entropy on held-out text; `difference` is sparse − dense, paired over sequences."""
     from cli.loading import text_blocks
-    from sparse_model.artefacts import model_fingerprint
-    from sparse_model.census import take_census
+    from foundation.fingerprints import model_fingerprint
+    from foundation.statistics import mean_estimate
     from sparse_model.circuits.compare import whole_edges
-    from sparse_model.evaluation import sequence_losses
-    from sparse_model.statistics import mean_estimate
+    from sparse_model.training.evaluation import sequence_losses
+    from sparse_model.transformer.census import take_census
 
     length = min(model.config.block_size for model in models.values())
     texts = {source: text_blocks(tokenizer, "held_out", blocks, length, None, source) for source in SOURCES}

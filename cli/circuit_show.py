@@ -7,7 +7,7 @@ import typer
 
 from cli.options import CorpusText, Json, Overwrite, Seed
 from cli.output import print_json, print_table, say
-from sparse_model.settings import UserError
+from foundation.errors import UserError
 
 KINDS = (".html", ".svg")
 MOST_NODES = 300

@@ -91,7 +91,7 @@ def parse_source(text: str) -> dict[str, Any]:
     """
     import difflib
 
-    from sparse_model.settings import UserError
+    from foundation.errors import UserError
 
     name, equals, weight = text.rpartition("=")
     if not equals:

@@ -42,7 +42,7 @@ def demo(
     Exit code 1 if a verdict failed. Example: sparsebridge demo
     """
     from bridges.recipe import Models, make_models, read_recipe
-    from sparse_model.settings import UserError
+    from foundation.errors import UserError
 
     start = time.perf_counter()
     plan = read_recipe(recipe)
@@ -78,9 +78,9 @@ def explain_all(plan: Any, models: Any, tasks: tuple[str, ...], device: str) -> 
     from bridges.reports.circuit_graph import circuit_graph
     from bridges.validation.isolation import ReferenceText
     from cli.loading import load_stack
+    from foundation.versions import versions
     from sparse_model.circuits.ablation import ablation_values
     from sparse_model.tasks import find_task
-    from sparse_model.versions import versions
 
     chosen = [find_task(name) for name in tasks]
     stack, tokenizer = load_stack(str(models.dense), device)

@@ -32,8 +32,8 @@ def train(
 
     Example: sparsebridge dense train --corpus runs/corpus --out runs/dense --lr 0.003 --eps 1e-8 --steps 3000
     """
+    from foundation.errors import UserError
     from sparse_model.corpus.corpus import Corpus
-    from sparse_model.settings import UserError
     from sparse_model.training.batches import Batches
     from sparse_model.training.dense import make_gpt2, save_dense
     from sparse_model.training.objective import LanguageModelling

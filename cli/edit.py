@@ -78,8 +78,8 @@ def map_(
     """
     from cli.editing import map_paired, map_standing
     from cli.loading import load_pairing
+    from foundation.errors import UserError
     from sparse_model.circuits.circuit import Circuit
-    from sparse_model.settings import UserError
 
     if out.exists() and not overwrite:
         raise UserError(f"{out}: already exists; choose another --out or pass --overwrite")
@@ -241,8 +241,8 @@ def validate(
     """
     from cli.editing import validate_one
     from cli.loading import load_pairing
+    from foundation.errors import UserError
     from sparse_model.circuits.circuit import Circuit
-    from sparse_model.settings import UserError
 
     if out is not None and out.exists() and not overwrite:
         raise UserError(f"{out}: already exists; choose another --out or pass --overwrite")

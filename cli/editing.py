@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from cli.loading import Pairing, load_stack, text_blocks
-from sparse_model.artefacts import atomic_folder
-from sparse_model.settings import UserError
+from foundation.artefacts import atomic_folder
+from foundation.errors import UserError
 
 
 def map_paired(
@@ -16,7 +16,7 @@ def map_paired(
     """Write a paired edit; returns its description."""
     from bridges.edits.mapping import map_circuit, map_nodes
     from bridges.edits.paired_artefact import make_paired, save_paired
-    from sparse_model.nodes import Node
+    from sparse_model.transformer.nodes import Node
 
     artefact, stack = pairing.artefact, pairing.stack
     if nodes:
@@ -55,8 +55,8 @@ def map_standing(
     from bridges.explain import task_splits
     from bridges.validation.isolation import ReferenceText
     from bridges.validation.standing import choose_standing, claim_of
-    from sparse_model.nodes import Node
     from sparse_model.tasks import find_task
+    from sparse_model.transformer.nodes import Node
 
     artefact, stack = pairing.artefact, pairing.stack
     text = ReferenceText(

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sparse_model.settings import UserError, read_mapping
+from foundation.errors import UserError
+from foundation.settings import read_mapping
 
 SPARSE_ADVICE = "pass a folder made by sparse train or bridge train"
 

@@ -12,6 +12,8 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from foundation.errors import StoppedEarly, UserError
+
 COMMANDS = {
     "demo": "The main job on the bundled model, offline: circuit, edit, verdict, report.",
     "corpus": "Tokenised blocks from tinypython, the standard library, folders or data sets.",
@@ -24,7 +26,6 @@ COMMANDS = {
     "plan": "Parameters, memory, FLOPs and hours of a training run before it starts.",
     "report": "A self-contained HTML page from any artefact.",
 }
-OUR_PACKAGES = {"bridges", "sparse_model", "dense_adapters", "cli"}
 ClickException: type[Any] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 
@@ -78,20 +79,16 @@ def run(arguments: list[str]) -> int:
         return _fail(f"{error.format_message()} (see sparsebridge {' '.join(_words(arguments))} --help)", 2)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("stopped; nothing was half written", 130)
-    except ValueError as error:
-        if type(error).__module__.split(".")[0] not in OUR_PACKAGES:
-            raise
+    except UserError as error:
         return _fail(str(error), 2)
+    except StoppedEarly as error:
+        return _fail(str(error), 130)
     except ModuleNotFoundError as error:
         return _fail(
             f"the package '{error.name}' is not installed; install it, or reinstall sparsebridge with its extras", 3
         )
     except OSError as error:
         return _fail(f"{error.filename or 'the file system'}: {error.strerror or error}", 3)
-    except Exception as error:
-        if type(error).__name__ == "StoppedEarly":
-            return _fail(str(error), 130)
-        raise
 
 
 def _words(arguments: list[str]) -> list[str]:

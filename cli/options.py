@@ -15,7 +15,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 
-from sparse_model.settings import Settings, UserError, read_mapping
+from foundation.errors import UserError
+from foundation.settings import Settings, read_mapping
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="folder or file to write", show_default=False)]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace what --out already holds")]

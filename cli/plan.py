@@ -8,8 +8,8 @@ import typer
 from bridges.objective import BridgeConfig
 from cli.options import Json, check_device, with_settings
 from cli.output import print_json, print_table, say
-from sparse_model.shape import SparseShape
 from sparse_model.training.config import TrainConfig
+from sparse_model.transformer.shape import SparseShape
 
 app = typer.Typer(rich_markup_mode=None, help=__doc__)
 MEASURED_STEPS = 5
@@ -91,9 +91,9 @@ def _measure(
     """Seconds of one optimiser step of one process."""
     import torch
 
-    from sparse_model.model import SparseTransformer
     from sparse_model.plan.measure import seconds_per_step
     from sparse_model.training.objective import LanguageModelling
+    from sparse_model.transformer.model import SparseTransformer
 
     torch.manual_seed(train.seed)
     model = SparseTransformer(config).to(device)

@@ -24,7 +24,7 @@ def report(
     Example: sparsebridge report runs/bridge
     """
     from bridges.reports.page import render_artefact
-    from sparse_model.settings import UserError
+    from foundation.errors import UserError
 
     target = out or path / "report.html"
     page = render_artefact(path)

@@ -8,8 +8,8 @@ import typer
 from cli.options import Device, Json, Out, Overwrite, Seed, check_device, with_settings
 from cli.output import interval, print_json, print_table, say
 from cli.sweep import sweep
-from sparse_model.shape import SparseShape
 from sparse_model.training.config import TrainConfig
+from sparse_model.transformer.shape import SparseShape
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=__doc__)
 app.command()(sweep)
@@ -66,10 +66,10 @@ def evaluate(
     Example: sparsebridge sparse evaluate runs/sparse --corpus runs/corpus
     """
     from cli.loading import check_vocabulary, load_sparse, load_tokenizer
-    from sparse_model.census import take_census
+    from foundation.statistics import mean_estimate
     from sparse_model.corpus.corpus import Corpus
-    from sparse_model.evaluation import sequence_losses
-    from sparse_model.statistics import mean_estimate
+    from sparse_model.training.evaluation import sequence_losses
+    from sparse_model.transformer.census import take_census
 
     network = load_sparse(model, check_device(device))
     data = Corpus.load(corpus)
@@ -107,8 +107,8 @@ def import_(
     Example: sparsebridge sparse import downloads/csp_yolo1 --out runs/published
     """
     from cli.loading import load_tokenizer
-    from sparse_model.artefacts import atomic_folder
-    from sparse_model.published import import_published
+    from foundation.artefacts import atomic_folder
+    from sparse_model.transformer.published import import_published
 
     words = None if tokenizer is None else load_tokenizer(tokenizer)
     model = import_published(published)
@@ -137,7 +137,7 @@ def export(
     Example: sparsebridge sparse export runs/sparse --out runs/published --leak
     """
     from cli.loading import load_sparse
-    from sparse_model.published import export_published
+    from sparse_model.transformer.published import export_published
 
     network = load_sparse(model, "cpu")
     export_published(network, out, overwrite, leak)
@@ -164,8 +164,8 @@ def inspect(model: ModelArgument, as_json: Json = False) -> None:
     from dataclasses import asdict
 
     from cli.loading import load_sparse
-    from sparse_model.census import take_census
-    from sparse_model.execution import executions
+    from sparse_model.transformer.census import take_census
+    from sparse_model.transformer.execution import executions
 
     network = load_sparse(model, "cpu")
     census, chosen = take_census(network), executions(network)

@@ -8,8 +8,8 @@ import typer
 from cli.options import Device, Json, Out, check_device, with_settings
 from cli.output import print_json, print_table, say
 from sparse_model.circuits.config import PruneConfig
-from sparse_model.shape import SparseShape
 from sparse_model.training.config import TrainConfig
+from sparse_model.transformer.shape import SparseShape
 
 FIGURE = "sweep"
 
@@ -44,9 +44,9 @@ def sweep(
     """
     from bridges.reports.figures.canvas import style
     from bridges.reports.figures.size_against_loss import size_against_loss
-    from sparse_model.artefacts import write_json
+    from foundation.artefacts import write_json
     from sparse_model.corpus.corpus import Corpus
-    from sparse_model.experiments.sweep import run_sweep, sweep_points
+    from sparse_model.studies.sweep import run_sweep, sweep_points
 
     data = Corpus.load(corpus)
     points = sweep_points(sparse, train, data.vocab_size, data.block_length, nonzeros, width, density_at or ())

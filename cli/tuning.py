@@ -12,14 +12,14 @@ from transformers import PreTrainedTokenizerBase
 
 from cli.dropped import say_dropped
 from cli.output import print_json, say
+from foundation.errors import UserError
 from sparse_model.circuits.ablation import ablation_values
 from sparse_model.circuits.config import PruneConfig
 from sparse_model.circuits.study import open_study
 from sparse_model.circuits.tune import TuningTask, about_trials, best_settings, settings_toml, tune
-from sparse_model.model import SparseTransformer
-from sparse_model.settings import UserError
 from sparse_model.tasks import Task, find_task
 from sparse_model.tasks.token_pairs import tokenise_pairs
+from sparse_model.transformer.model import SparseTransformer
 
 
 def run_study(

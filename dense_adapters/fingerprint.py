@@ -4,9 +4,10 @@ import hashlib
 import json
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+from foundation.fingerprints import hash_tensor
 
 _NOT_THE_COMPUTATION = {
     "_name_or_path",
@@ -31,14 +32,6 @@ def fingerprint(model: PreTrainedModel) -> str:
     for name, tensor in sorted(model.named_parameters()):
         hash_tensor(digest, name, stored_tensor(model, name, tensor))
     return digest.hexdigest()
-
-
-def hash_tensor(digest: "hashlib._Hash", name: str, tensor: Tensor) -> None:
-    """Add one named tensor's dtype, shape and bytes to a running hash."""
-    digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    raw: Any = flat.view(torch.uint8).numpy()
-    digest.update(raw)
 
 
 def stored_tensor(model: PreTrainedModel, name: str, tensor: Tensor) -> Tensor:

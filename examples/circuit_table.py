@@ -17,7 +17,7 @@ from typing import Any
 
 from sparse_model.circuits.config import PruneConfig
 from sparse_model.circuits.evidence.grades import GATES
-from sparse_model.experiments.page import publish, write_between
+from sparse_model.studies.page import publish, write_between
 
 BUNDLED = Path(__file__).resolve().parent.parent / "cli" / "bundled" / "bridge"
 HEAD = (

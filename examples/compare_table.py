@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from sparse_model.experiments.page import publish
+from sparse_model.studies.page import publish
 from sparse_model.tasks import TASKS
 
 PICTURE = "sparse_against_dense.png"

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sparse_model.experiments.page import publish
+from sparse_model.studies.page import publish
 
 
 def table(report: dict[str, Any]) -> str:

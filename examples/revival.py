@@ -11,13 +11,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sparse_model.artefacts import write_json
+from foundation.artefacts import write_json
 from sparse_model.corpus.corpus import Corpus
-from sparse_model.experiments.arms import Arm, run_arm
-from sparse_model.experiments.page import write_between
-from sparse_model.experiments.table import compare, comparison_table
-from sparse_model.shape import SparseShape
+from sparse_model.studies.arms import Arm, run_arm
+from sparse_model.studies.page import write_between
+from sparse_model.studies.table import compare, comparison_table
 from sparse_model.training.config import TrainConfig
+from sparse_model.transformer.shape import SparseShape
 
 SEEDS = (1, 2, 3)
 SHAPE = SparseShape(d_model=256, n_layer=2, position="added", leak=True)

@@ -18,8 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sparse_model.experiments.page import publish
-from sparse_model.settings import UserError
+from foundation.errors import UserError
+from sparse_model.studies.page import publish
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "smollm.md"
 VARIABLE = "$SMOLLM"

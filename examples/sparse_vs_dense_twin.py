@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from bridges.reports.figures.arms_dots import arms_dots
-from sparse_model.artefacts import write_json
+from foundation.artefacts import write_json
 from sparse_model.corpus.corpus import Corpus
-from sparse_model.experiments.arms import Arm, run_arm
-from sparse_model.experiments.page import write_between
-from sparse_model.experiments.table import compare, comparison_table
-from sparse_model.experiments.twin import dense_twin
-from sparse_model.shape import SparseShape
+from sparse_model.studies.arms import Arm, run_arm
+from sparse_model.studies.page import write_between
+from sparse_model.studies.table import compare, comparison_table
+from sparse_model.studies.twin import dense_twin
 from sparse_model.training.config import TrainConfig
+from sparse_model.transformer.shape import SparseShape
 
 DENSITY, SWEEP_SEED, SEEDS = 0.02, 0, (1, 2, 3)
 SHAPE = SparseShape(d_model=256, n_layer=2, position="added", leak=True)

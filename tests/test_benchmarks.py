@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import prune_attribution, prune_seeds, prune_signals
 from benchmarks.by_task import geometric_mean, records
-from sparse_model.experiments.page import publish
+from sparse_model.studies.page import publish
 
 
 def test_a_stopped_benchmark_measures_the_missing_tasks_alone_and_keeps_each_as_it_is_done(tmp_path: Path) -> None:

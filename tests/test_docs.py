@@ -11,7 +11,7 @@ import pytest
 import typer.main
 
 from cli.main import COMMANDS
-from sparse_model.experiments.page import read_between
+from sparse_model.studies.page import read_between
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]

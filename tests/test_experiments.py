@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 
 from sparse_model.corpus.corpus import Corpus
-from sparse_model.shape import SparseShape
+from sparse_model.transformer.shape import SparseShape
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 SMALL = SparseShape(d_model=48, n_head=3, d_head=16, position="added")

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from sparse_model.artefacts import atomic_folder, read_json, read_tensors, save_tensors, write_json
-from sparse_model.settings import UserError
+from foundation.artefacts import atomic_folder, read_json, read_tensors, save_tensors, write_json
+from foundation.errors import UserError
 
 DESCRIPTION, TENSORS = "edit.json", "edit.safetensors"
 FORMS = ("standing", "paired")

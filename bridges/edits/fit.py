@@ -17,10 +17,10 @@ from bridges.edits.rules import Ablate, Add, Clamp, Move, Rule, Scale
 from bridges.edits.standing import StandingEdit, StandingSite
 from bridges.protocol import residual_sites
 from dense_adapters import DenseStack
+from foundation.errors import UserError
 from sparse_model.circuits.circuit import Circuit
-from sparse_model.model import SparseTransformer
-from sparse_model.nodes import Node
-from sparse_model.settings import UserError
+from sparse_model.transformer.model import SparseTransformer
+from sparse_model.transformer.nodes import Node
 
 CONTRAST = 0.5
 """A token belongs to a pair's contrast where its nodes differ at least this much of the pair's largest difference."""

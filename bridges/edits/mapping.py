@@ -19,10 +19,10 @@ from torch import Tensor
 
 from bridges.bridge import Bridge
 from dense_adapters import DenseStack
+from foundation.errors import UserError
 from sparse_model.circuits.circuit import Circuit
-from sparse_model.model import SparseTransformer
-from sparse_model.nodes import Node
-from sparse_model.settings import UserError
+from sparse_model.transformer.model import SparseTransformer
+from sparse_model.transformer.nodes import Node
 
 SMALLEST_GAIN = 1e-4
 """Read channels with a smaller norm gain carry nothing and are left out."""

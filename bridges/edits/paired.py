@@ -21,10 +21,10 @@ from bridges.edited_walk import SiteChange, edited_walk
 from bridges.edits.mapping import SiteDirections
 from bridges.protocol import residual_sites
 from dense_adapters import DenseStack
-from sparse_model.layers import keep_topk
-from sparse_model.model import SparseTransformer
-from sparse_model.taps import Recorder
 from sparse_model.tasks.token_pairs import TokenPairs
+from sparse_model.transformer.layers import keep_topk
+from sparse_model.transformer.model import SparseTransformer
+from sparse_model.transformer.taps import Recorder
 
 Loop = Literal["open", "closed"]
 

@@ -23,7 +23,7 @@ from bridges.edits.mapping import SiteDirections
 from bridges.edits.paired import Loop
 from bridges.protocol import residual_sites
 from dense_adapters import DenseStack, EditFn
-from sparse_model.settings import UserError
+from foundation.errors import UserError
 
 PARTS = ("encoder", "bias", "decoder")
 KEYS = ("form", "task", "claim", "model_fingerprint", "loop", "strength", "sites")

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sparse_model.settings import UserError
+from foundation.errors import UserError
 
 
 @dataclass(frozen=True)

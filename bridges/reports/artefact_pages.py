@@ -13,8 +13,8 @@ from bridges.reports.circuit_graph import bare_graph
 from bridges.reports.circuit_section import circuit_blocks
 from bridges.reports.figures.training_curves import training_curves
 from bridges.reports.numbers import MISSING, estimate, figure, setting, share
-from sparse_model.artefacts import read_json
-from sparse_model.settings import UserError
+from foundation.artefacts import read_json
+from foundation.errors import UserError
 
 GRAPH = "circuit_graph.json"
 """Optional in a circuit folder: its `circuit_graph`, for a drawing with weights and activations."""

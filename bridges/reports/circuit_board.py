@@ -22,10 +22,10 @@ from sparse_model.circuits.ablation import final_logits
 from sparse_model.circuits.circuit import Circuit
 from sparse_model.circuits.contexts import top_contexts
 from sparse_model.circuits.prune import trim
-from sparse_model.model import SparseTransformer
-from sparse_model.nodes import Node
-from sparse_model.taps import Chain, Recorder
 from sparse_model.tasks.token_pairs import TokenPairs
+from sparse_model.transformer.model import SparseTransformer
+from sparse_model.transformer.nodes import Node
+from sparse_model.transformer.taps import Chain, Recorder
 
 
 def circuit_board(

@@ -19,10 +19,10 @@ from transformers import PreTrainedTokenizerBase
 
 from sparse_model.circuits.circuit import PART_ORDER, Circuit, circuit_edges
 from sparse_model.circuits.prune import trim
-from sparse_model.model import SparseTransformer
-from sparse_model.nodes import Node
-from sparse_model.taps import Recorder
 from sparse_model.tasks.token_pairs import TokenPairs
+from sparse_model.transformer.model import SparseTransformer
+from sparse_model.transformer.nodes import Node
+from sparse_model.transformer.taps import Recorder
 
 
 @torch.no_grad()

@@ -15,8 +15,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from bridges.reports.artefact_pages import artefact_page, written_by_this_version
 from bridges.reports.blocks import Page
 from bridges.reports.overview import report_page
-from sparse_model.artefacts import atomic_folder, read_json, write_json
-from sparse_model.settings import UserError
+from foundation.artefacts import atomic_folder, read_json, write_json
+from foundation.errors import UserError
 
 REPORT, HTML = "report.json", "report.html"
 

@@ -19,8 +19,8 @@ from bridges.edits.mapping import SiteDirections, map_nodes
 from bridges.edits.paired import EditedRun, PairedRun
 from bridges.validation.effects import Effect
 from dense_adapters import DenseStack
-from sparse_model.model import SparseTransformer
-from sparse_model.nodes import Node
+from sparse_model.transformer.model import SparseTransformer
+from sparse_model.transformer.nodes import Node
 
 DRAWS_AT_ONCE = 10
 

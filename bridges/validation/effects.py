@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bridges.edits.paired import Direction
-from sparse_model.statistics import Estimate, mean_estimate, ratio_estimate
+from foundation.statistics import Estimate, mean_estimate, ratio_estimate
 
 
 @dataclass(frozen=True)

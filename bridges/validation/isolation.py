@@ -18,8 +18,8 @@ from bridges.edits.standing import StandingEdit, walk_edited
 from bridges.losses import kl_per_token
 from bridges.protocol import residual_sites
 from dense_adapters import DenseStack
-from sparse_model.settings import UserError
-from sparse_model.statistics import mean_estimate
+from foundation.errors import UserError
+from foundation.statistics import mean_estimate
 
 UNRELATED_BELOW = 0.01
 """Probability of the task's answers together below which a position is unrelated."""

@@ -25,7 +25,7 @@ from bridges.validation.controls import (
 from bridges.validation.effects import Effect, recovered, summary
 from bridges.validation.isolation import ReferenceText
 from bridges.validation.manifold import NaturalReads
-from sparse_model.statistics import mean_estimate, permutation_p
+from foundation.statistics import mean_estimate, permutation_p
 
 DOSES = (0.0, 0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0)
 SUFFICIENT_RECOVERED = 0.85

@@ -18,10 +18,10 @@ from bridges.edits.standing import StandingEdit, walk_edited
 from bridges.validation.effects import Effect
 from bridges.validation.isolation import ReferenceText
 from dense_adapters import DenseStack
+from foundation.errors import UserError
+from foundation.statistics import mean_estimate
 from sparse_model.circuits.circuit import Circuit
-from sparse_model.model import SparseTransformer
-from sparse_model.settings import UserError
-from sparse_model.statistics import mean_estimate
+from sparse_model.transformer.model import SparseTransformer
 
 STRENGTHS = (1.0, 1.5, 2.0, 3.0)
 ENOUGH_FLIPS = 0.95

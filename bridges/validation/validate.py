@@ -19,8 +19,8 @@ from bridges.validation.standing import choose_standing, claim_of, judge_standin
 from bridges.validation.verdict import Gate, verdict
 from dense_adapters import DenseStack
 from sparse_model.circuits.circuit import Circuit
-from sparse_model.model import SparseTransformer
 from sparse_model.tasks.token_pairs import TokenPairs
+from sparse_model.transformer.model import SparseTransformer
 
 DIRECTIONS = {"a_to_b": True, "b_to_a": False}
 

@@ -13,8 +13,8 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sparse_model.model import SparseTransformer
-from sparse_model.nodes import node_locations
+from sparse_model.transformer.model import SparseTransformer
+from sparse_model.transformer.nodes import node_locations
 
 AblationKind = Literal["mean", "zero"]
 

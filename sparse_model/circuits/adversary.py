@@ -23,8 +23,8 @@ from torch import Tensor
 
 from sparse_model.circuits.masked_pass import EdgeMasks, answer_differences
 from sparse_model.circuits.prompts import PromptRows, Prompts
-from sparse_model.model import SparseTransformer
 from sparse_model.tasks.token_pairs import TokenPairs
+from sparse_model.transformer.model import SparseTransformer
 
 Subset = dict[str, Bool[Tensor, " W"]]
 

@@ -10,8 +10,8 @@ from sparse_model.circuits.ablation import Ablate
 from sparse_model.circuits.compile import Compiled, NodeTap, not_covered
 from sparse_model.circuits.frozen import FrozenStream
 from sparse_model.circuits.prefixes import Prefixes, begins_anew, distinct_prefixes
-from sparse_model.model import SparseTransformer
 from sparse_model.tasks.token_pairs import TokenPairs
+from sparse_model.transformer.model import SparseTransformer
 
 PAYS_BELOW = 0.1
 """Share of all nodes kept up to which a program is used; beyond it the masked model is as fast."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sparse_model.circuits.masked_pass import answer_differences
 from sparse_model.circuits.prompts import Prompts
-from sparse_model.nodes import node_locations
+from sparse_model.transformer.nodes import node_locations
 
 
 def attribution_scores(

@@ -10,12 +10,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sparse_model.artefacts import atomic_folder, model_fingerprint, read_json, read_tensors, save_tensors, write_json
+from foundation.artefacts import atomic_folder, read_json, read_tensors, save_tensors, write_json
+from foundation.errors import UserError
+from foundation.fingerprints import model_fingerprint
 from sparse_model.circuits.ablation import Ablate
 from sparse_model.circuits.edges import SOURCES, circuit_edges, cut_edges, drop_unread
-from sparse_model.model import SparseTransformer
-from sparse_model.nodes import Node
-from sparse_model.settings import UserError
+from sparse_model.transformer.model import SparseTransformer
+from sparse_model.transformer.nodes import Node
 
 
 @dataclass(frozen=True)

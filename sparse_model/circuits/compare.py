@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from foundation.settings import Settings
+from foundation.statistics import Estimate, mean_estimate
 from sparse_model.circuits.ablation import Ablate
 from sparse_model.circuits.attribution import attribution_scores, break_ties
 from sparse_model.circuits.config import PruneConfig
@@ -29,11 +31,9 @@ from sparse_model.circuits.learn import learn_masks
 from sparse_model.circuits.learn_edges import learn_edges
 from sparse_model.circuits.prompts import Prompts
 from sparse_model.circuits.prune import discretised, reduced, task_loss, without_unread, worst_loss
-from sparse_model.model import SparseTransformer
-from sparse_model.nodes import node_locations
-from sparse_model.settings import Settings
-from sparse_model.statistics import Estimate, mean_estimate
 from sparse_model.tasks.token_pairs import TokenPairs
+from sparse_model.transformer.model import SparseTransformer
+from sparse_model.transformer.nodes import node_locations
 
 MODELS = ("sparse", "dense")
 

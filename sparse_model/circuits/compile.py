@@ -15,11 +15,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from foundation.errors import UserError
 from sparse_model.circuits.frozen import FrozenStream
 from sparse_model.circuits.steps import Attention, Mlp, NodeTap, Run, Stream
-from sparse_model.config import RESIDUAL_TOPK_LOCATIONS, SparseConfig
-from sparse_model.model import SparseTransformer
-from sparse_model.settings import UserError
+from sparse_model.transformer.config import RESIDUAL_TOPK_LOCATIONS, SparseConfig
+from sparse_model.transformer.model import SparseTransformer
 
 
 class Compiled:

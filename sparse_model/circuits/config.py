@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from sparse_model.settings import Settings
+from foundation.settings import Settings
 
 
 class PruneConfig(Settings):

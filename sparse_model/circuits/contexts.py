@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from sparse_model.model import SparseTransformer
-from sparse_model.nodes import Node
-from sparse_model.taps import Recorder
+from sparse_model.transformer.model import SparseTransformer
+from sparse_model.transformer.nodes import Node
+from sparse_model.transformer.taps import Recorder
 
 CANDIDATES = 8
 """Positions looked at per context asked for, since equal passages count once."""

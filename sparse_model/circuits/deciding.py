@@ -13,8 +13,8 @@ from torch import Tensor
 from sparse_model.circuits.edges import edge_weights, source_of
 from sparse_model.circuits.masked_pass import EdgeMask, answer_differences
 from sparse_model.circuits.prompts import Prompts
-from sparse_model.model import SparseTransformer
 from sparse_model.tasks.token_pairs import TokenPairs
+from sparse_model.transformer.model import SparseTransformer
 
 Keep = Mapping[str, Bool[Tensor, " W"]]
 Edges = Mapping[str, Bool[Tensor, "W_target W_source"]]

@@ -19,8 +19,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from sparse_model.model import SparseTransformer
-from sparse_model.nodes import Node
+from sparse_model.transformer.model import SparseTransformer
+from sparse_model.transformer.nodes import Node
 
 Map = TypeVar("Map", bound=nn.Linear)
 SOURCES = {

@@ -12,8 +12,8 @@ from sparse_model.circuits.edges import count_edges
 from sparse_model.circuits.evidence.necessity import Necessity, necessity
 from sparse_model.circuits.evidence.outcome import Subject
 from sparse_model.circuits.evidence.sufficiency import Sufficiency, sufficiency
-from sparse_model.model import SparseTransformer
 from sparse_model.tasks.token_pairs import TokenPairs
+from sparse_model.transformer.model import SparseTransformer
 
 
 @dataclass(frozen=True)

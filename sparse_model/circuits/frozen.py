@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from foundation.errors import UserError
 from sparse_model.circuits.prefixes import Prefixes, begins_anew
-from sparse_model.model import SparseTransformer
-from sparse_model.settings import UserError
+from sparse_model.transformer.model import SparseTransformer
 
 
 class FrozenStream:

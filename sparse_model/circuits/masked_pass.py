@@ -21,8 +21,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sparse_model.circuits.prompts import PromptRows, Prompts
-from sparse_model.layers import Attention, keep_topk
-from sparse_model.model import SparseTransformer
+from sparse_model.transformer.layers import Attention, keep_topk
+from sparse_model.transformer.model import SparseTransformer
 
 Masks = Mapping[str, Float[Tensor, "k W"]]
 

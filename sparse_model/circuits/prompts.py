@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sparse_model.layers import keep_topk
-from sparse_model.model import SparseTransformer
 from sparse_model.tasks.token_pairs import TokenPairs
+from sparse_model.transformer.layers import keep_topk
+from sparse_model.transformer.model import SparseTransformer
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from sparse_model.artefacts import model_fingerprint
+from foundation.errors import UserError
+from foundation.fingerprints import model_fingerprint
 from sparse_model.circuits.ablation import Ablate, final_logits
 from sparse_model.circuits.attribution import attribution_scores, break_ties
 from sparse_model.circuits.circuit import Calibration, Circuit
@@ -30,9 +31,8 @@ from sparse_model.circuits.eliminate import eliminate
 from sparse_model.circuits.learn import learn_masks
 from sparse_model.circuits.learn_edges import learn_edges
 from sparse_model.circuits.prompts import Prompts
-from sparse_model.model import SparseTransformer
-from sparse_model.settings import UserError
 from sparse_model.tasks.token_pairs import TokenPairs
+from sparse_model.transformer.model import SparseTransformer
 
 
 def prune(

@@ -16,7 +16,7 @@ from torch import Tensor
 from sparse_model.circuits.folded import FoldedLinear
 from sparse_model.circuits.frozen import FrozenStream
 from sparse_model.circuits.selection import prefers_fewer
-from sparse_model.model import SparseTransformer
+from sparse_model.transformer.model import SparseTransformer
 
 
 @runtime_checkable

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from optuna.trial import FrozenTrial
 from torch import Tensor
 
-from sparse_model.artefacts import model_fingerprint, tensors_fingerprint
+from foundation.fingerprints import model_fingerprint, tensors_fingerprint
 from sparse_model.circuits.config import PruneConfig
 from sparse_model.circuits.prune import prune, task_loss
-from sparse_model.model import SparseTransformer
 from sparse_model.tasks.token_pairs import TokenPairs
+from sparse_model.transformer.model import SparseTransformer
 
 SHOWN = 12
 """Hexadecimal digits of a fingerprint that tell studies apart."""

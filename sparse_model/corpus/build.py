@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from sparse_model.artefacts import atomic_folder, write_json
+from foundation.artefacts import atomic_folder, write_json
 from sparse_model.corpus.config import CorpusConfig
 from sparse_model.corpus.corpus import DESCRIPTION_FILE, Corpus, block_file
 from sparse_model.corpus.fragment import SPLITS

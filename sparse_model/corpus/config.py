@@ -6,13 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from foundation.settings import Settings
 from sparse_model.corpus.files import DEFAULT_SUFFIXES, JsonLines, TextFolder
 from sparse_model.corpus.hub import HubDataset
 from sparse_model.corpus.sources import Source
 from sparse_model.corpus.stdlib import Stdlib
 from sparse_model.corpus.tables import Table
 from sparse_model.corpus.tinypython import TinyPython
-from sparse_model.settings import Settings
 
 Weight = Annotated[
     float, Field(gt=0, allow_inf_nan=False, description="relative share of the training tokens; need not sum to 1")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sparse_model.artefacts import read_json
+from foundation.artefacts import read_json
 from sparse_model.corpus.fragment import Split
 from sparse_model.corpus.sources import CorpusError
 

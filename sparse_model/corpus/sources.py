@@ -6,8 +6,8 @@ import zlib
 from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
+from foundation.errors import UserError
 from sparse_model.corpus.fragment import Split
-from sparse_model.settings import UserError
 
 TRAIN_PERCENT, VALIDATION_PERCENT = 90, 5
 """Shares of a source's documents, in percent; the rest is held out."""

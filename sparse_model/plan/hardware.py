@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sparse_model.settings import UserError
+from foundation.errors import UserError
 from sparse_model.training.speed import matmul_rate
 
 GIB, GB, TERA = 2**30, 10**9, 1e12

@@ -7,14 +7,14 @@ A `Workload` is what differs between a sparse model by itself (`sparse_workload`
 from dataclasses import dataclass
 from typing import Any
 
-from sparse_model.config import SparseConfig
-from sparse_model.packed import PACK_BELOW
+from foundation.errors import UserError
 from sparse_model.plan.flops import model_work
 from sparse_model.plan.hardware import Device
 from sparse_model.plan.memory import FULL, Memory, head_bytes, training_memory, trunk_bytes, widest_bytes
 from sparse_model.plan.size import Size, model_size
-from sparse_model.settings import UserError
 from sparse_model.training.config import TrainConfig
+from sparse_model.transformer.config import SparseConfig
+from sparse_model.transformer.packed import PACK_BELOW
 
 PACKED_ENTRY = 8
 """Bytes of a stored nonzero: value and place."""

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from sparse_model.config import SparseConfig
-from sparse_model.model import SparseTransformer
 from sparse_model.training.projection import sparse_tensors
+from sparse_model.transformer.config import SparseConfig
+from sparse_model.transformer.model import SparseTransformer
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
+from foundation.statistics import Estimate, mean_estimate
 from sparse_model.corpus.fragment import Split
-from sparse_model.statistics import Estimate, mean_estimate
 from sparse_model.tasks.loss import last_logits, logit_difference
 from sparse_model.tasks.task import Task, TaskError
 from sparse_model.tasks.token_pairs import tokenise_pairs

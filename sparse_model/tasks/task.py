@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from itertools import count, islice
 from random import Random
 
+from foundation.errors import UserError
 from sparse_model.corpus.fragment import SPLITS, Core, Idiom, Split
 from sparse_model.corpus.surrounds import SURROUNDS, Surround
-from sparse_model.settings import UserError
 
 TRIES_PER_PAIR = 50
 """Candidates drawn per pair asked for, before a task counts as exhausted."""

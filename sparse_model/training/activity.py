@@ -1,7 +1,7 @@
 """Which neurons and channels a sparse model uses: those that are ever nonzero on some text.
 
 The floor of the weight projection gives every neuron and channel a few weights, so by its weights nothing is ever
-dead (`sparse_model.census`). A unit that never survives AbsTopK is: it adds nothing, and no gradient reaches it.
+dead (`sparse_model.transformer.census`). A unit that never survives AbsTopK is: it adds nothing, and no gradient reaches it.
 
     silent neuron      zero after AbsTopK at every token
     silent QK channel  its query or its key is zero at every token, so it adds nothing to any attention logit
@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from sparse_model.model import SparseTransformer
-from sparse_model.taps import At
+from sparse_model.transformer.model import SparseTransformer
+from sparse_model.transformer.taps import At
 
 WATCHED = ("attn.q", "attn.k", "attn.v", "mlp.post_act")
 

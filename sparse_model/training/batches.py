@@ -10,7 +10,7 @@ from jaxtyping import Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sparse_model.settings import UserError
+from foundation.errors import UserError
 
 
 class Batches:

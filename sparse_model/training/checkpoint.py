@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from sparse_model.artefacts import atomic_folder, read_json, read_tensors, save_tensors, write_json
-from sparse_model.settings import UserError
+from foundation.artefacts import atomic_folder, read_json, read_tensors, save_tensors, write_json
+from foundation.errors import UserError
 from sparse_model.training.sharding import gather, local, split_like
 
 

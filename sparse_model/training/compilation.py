@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import nn
 
-from sparse_model.settings import UserError
+from foundation.errors import UserError
 from sparse_model.training.config import TrainConfig
 
 

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from sparse_model.settings import Settings
+from foundation.settings import Settings
 
 BOOKKEEPING = {"checkpoint_every", "keep_checkpoints", "log_every", "log_to", "diagnose_every", "compile"}
 

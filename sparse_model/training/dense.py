@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 
-from sparse_model.settings import Settings
+from foundation.settings import Settings
 
 
 class DenseConfig(Settings):

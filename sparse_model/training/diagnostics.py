@@ -16,12 +16,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sparse_model.model import SparseTransformer
-from sparse_model.taps import At, Chain
 from sparse_model.training.activity import Activity
 from sparse_model.training.config import TrainConfig
 from sparse_model.training.projection import SparseTensor, density_report
 from sparse_model.training.sharding import whole
+from sparse_model.transformer.model import SparseTransformer
+from sparse_model.transformer.taps import At, Chain
 
 SAMPLE = 1 << 16
 

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sparse_model.settings import UserError
+from foundation.errors import UserError
 from sparse_model.training.config import TrainConfig
 
 NAMED = 3

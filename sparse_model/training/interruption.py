@@ -13,10 +13,6 @@ AGREE_EVERY = 5
 """Steps between agreements of several processes; one process looks after every step."""
 
 
-class StoppedEarly(Exception):  # noqa: N818 (an outcome, not an error)
-    """A signal asked the run to stop; its state is on disk."""
-
-
 @contextmanager
 def stop_signals() -> Iterator[threading.Event]:
     """An event that SIGTERM and SIGINT set; a second SIGINT interrupts at once. Main thread only."""

@@ -19,15 +19,14 @@ from accelerate.utils import broadcast
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from sparse_model.model import SparseTransformer
-from sparse_model.settings import UserError
+from foundation.errors import StoppedEarly, UserError
 from sparse_model.training import checkpoint, diagnostics, revival, sharding
 from sparse_model.training.activity import silent_units
 from sparse_model.training.batches import Batches
 from sparse_model.training.compilation import as_written, check_compiler, compile_steps
 from sparse_model.training.config import TrainConfig
 from sparse_model.training.health import Health
-from sparse_model.training.interruption import StoppedEarly, agree_to_stop, stop_signals
+from sparse_model.training.interruption import agree_to_stop, stop_signals
 from sparse_model.training.metrics import Metrics, check_tracker
 from sparse_model.training.objective import Objective
 from sparse_model.training.optimizer import gradient_norms, limit_gradient, make_optimizer
@@ -35,6 +34,7 @@ from sparse_model.training.projection import project, sparse_tensors
 from sparse_model.training.schedule import anneal_is_over, density_at, learning_rate_factor
 from sparse_model.training.speed import count_flops, matmul_rate
 from sparse_model.training.validation import Validation, held_out_terms
+from sparse_model.transformer.model import SparseTransformer
 
 
 def train(
@@ -214,6 +214,3 @@ def _check_shares(config: TrainConfig, batch_size: int, accelerator: Accelerator
             f"batch_size {batch_size} does not split evenly over {accelerator.num_processes} processes and "
             f"{config.accumulate} micro-batches; make it a multiple of {parts}"
         )
-
-
-__all__ = ["StoppedEarly", "UserError", "stays_on_cpu", "train"]

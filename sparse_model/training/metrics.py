@@ -17,7 +17,7 @@ from accelerate.tracking import GeneralTracker, get_available_trackers
 from torch import Tensor
 from tqdm import tqdm
 
-from sparse_model.settings import UserError
+from foundation.errors import UserError
 from sparse_model.training.config import TrainConfig
 
 METRICS, DIAGNOSTICS = "metrics.jsonl", "diagnostics.jsonl"

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 from torch.distributed.tensor import DTensor
 
-from sparse_model.layers import Attention, Mlp
-from sparse_model.magnitude import as_integers, keep_largest, keep_largest_per_row, magnitudes
-from sparse_model.model import SparseTransformer
-from sparse_model.threads import each
 from sparse_model.training.sharding import opened, whole
+from sparse_model.transformer.layers import Attention, Mlp
+from sparse_model.transformer.magnitude import as_integers, keep_largest, keep_largest_per_row, magnitudes
+from sparse_model.transformer.model import SparseTransformer
+from sparse_model.transformer.threads import each
 
 DENSE_SUFFIXES = ("sink_logit", "bigram_table")  # small or dense by definition
 
@@ -122,7 +122,7 @@ def _largest(rows: Tensor, k: int) -> Tensor:
 
 
 def _kept_on_cpu(weight: Tensor, k: int, floor_axis: int | None, floor: int) -> Tensor:
-    """The same on integers (`sparse_model.magnitude`), where NumPy selects several times faster."""
+    """The same on integers (`sparse_model.transformer.magnitude`), where NumPy selects several times faster."""
     priority = magnitudes(as_integers(weight))
     if floor_axis is not None:
         floor = min(floor, weight.shape[floor_axis])

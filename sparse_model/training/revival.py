@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparse_model.model import SparseTransformer
-from sparse_model.settings import UserError
+from foundation.errors import UserError
 from sparse_model.training.activity import SilentUnits
 from sparse_model.training.config import TrainConfig
 from sparse_model.training.sharding import opened
+from sparse_model.transformer.model import SparseTransformer
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 

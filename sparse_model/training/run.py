@@ -9,8 +9,8 @@ from accelerate import PartialState
 from safetensors import SafetensorError
 from torch import nn
 
-from sparse_model.artefacts import atomic_folder, write_json
-from sparse_model.settings import UserError
+from foundation.artefacts import atomic_folder, write_json
+from foundation.errors import UserError
 from sparse_model.training import checkpoint
 from sparse_model.training.batches import Batches
 from sparse_model.training.config import TrainConfig

@@ -21,8 +21,8 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
-from sparse_model.execution import SparseLinear
-from sparse_model.settings import UserError
+from foundation.errors import UserError
+from sparse_model.transformer.execution import SparseLinear
 
 Trained = TypeVar("Trained", bound=nn.Module)
 REFUSED = {

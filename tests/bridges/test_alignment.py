@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridges.alignment import AlignedSite, align, layer_boundaries
-from sparse_model.settings import UserError
+from foundation.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from bridges.artefact import load_bridge, save_bridge
-from sparse_model.settings import UserError
+from foundation.errors import UserError
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import torch
 
 from bridges.alignment import AlignedSite, SiteAlignment
 from bridges.bridge import Bridge
-from sparse_model.abs_topk import abs_topk_reference
+from sparse_model.transformer.abs_topk import abs_topk_reference
 
 SITES = SiteAlignment((AlignedSite(0, 0), AlignedSite(2, 4), AlignedSite(4, 10)), False)
 

@@ -13,7 +13,8 @@ from bridges.bridge import Bridge
 from bridges.objective import BridgeConfig, BridgedObjective, choose_crossings
 from bridges.plan import bridged_workload, dense_shape
 from dense_adapters import DenseStack
-from sparse_model import SparseTransformer, UserError
+from foundation.errors import UserError
+from sparse_model import SparseTransformer
 from sparse_model.training.config import TrainConfig
 from sparse_model.training.speed import count_flops
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from cli.demo import BUNDLED
+from foundation.errors import UserError
 from sparse_model.circuits.circuit import Circuit
 from sparse_model.circuits.config import PruneConfig
-from sparse_model.nodes import Node
-from sparse_model.settings import UserError
 from sparse_model.tasks import TASKS
+from sparse_model.transformer.nodes import Node
 
 BRIDGE = BUNDLED / "bridge"
 SMALL = ("--steps", "12", "--pairs", "16", "--batch-pairs", "4", "--blocks", "4", "--evaluate-pairs", "8")

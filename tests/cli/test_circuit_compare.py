@@ -11,8 +11,8 @@ from accelerate.state import AcceleratorState
 
 from cli.circuit_compare import BUNDLED
 from cli.main import run
-from sparse_model.artefacts import model_fingerprint
-from sparse_model.model import SparseTransformer
+from foundation.fingerprints import model_fingerprint
+from sparse_model.transformer.model import SparseTransformer
 
 from .conftest import TINY
 

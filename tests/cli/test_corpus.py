@@ -8,7 +8,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from cli.corpus import parse_source
-from sparse_model.settings import UserError
+from foundation.errors import UserError
 
 SMALL = [
     "--train-tokens",

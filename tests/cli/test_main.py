@@ -10,7 +10,7 @@ import typer
 import cli.main
 from cli.main import COMMANDS, LazyGroup, run
 from cli.output import print_json, print_table, say
-from sparse_model.settings import UserError
+from foundation.errors import UserError
 
 
 def commands() -> Iterator[list[str]]:

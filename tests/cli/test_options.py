@@ -10,7 +10,8 @@ from pydantic import Field
 from typer.testing import CliRunner
 
 from cli.options import check_device, with_settings
-from sparse_model.settings import Settings, UserError
+from foundation.errors import UserError
+from foundation.settings import Settings
 
 
 class Inner(Settings):

@@ -16,7 +16,7 @@ from sparse_model.tasks.token_pairs import tokenise_pairs
 def test_a_sweep_is_one_command_that_goes_on_where_it_stopped(
     cli: Callable, corpus_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sparse_model.experiments.sweep.PAIRS", 6)
+    monkeypatch.setattr("sparse_model.studies.sweep.PAIRS", 6)
     line = [
         *("sparse", "sweep", "--corpus", corpus_folder, "--out", tmp_path / "sweep", "--json"),
         *("--width", "16", "--nonzeros", "4000", "--density-at", "0.5", "--task", "dict_list"),
@@ -41,8 +41,8 @@ def test_a_sweep_is_one_command_that_goes_on_where_it_stopped(
     )
     assert found["held_out_loss"] != pytest.approx(found["held_out_calibrated_loss"])
     assert found["held_out_full_loss"] == pytest.approx(task_loss(model, pairs))
-    monkeypatch.setattr("sparse_model.experiments.arms.train_sparse", None)
-    monkeypatch.setattr("sparse_model.experiments.sweep.prune", None)
+    monkeypatch.setattr("sparse_model.studies.arms.train_sparse", None)
+    monkeypatch.setattr("sparse_model.studies.sweep.prune", None)
     assert cli(*line).json == first
     harder = cli(*line, "--prune-target-loss", "0.01")
     assert harder.code == 2

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dense_adapters import BlockSpec, DenseStack
-from sparse_model.experiments.page import write_between
+from sparse_model.studies.page import write_between
 from tests.dense_adapters.tiny_models import CASES, NEWCOMERS, Case, build
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "dense_adapters.md"

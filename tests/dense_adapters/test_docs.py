@@ -8,7 +8,7 @@ import torch
 
 import dense_adapters
 from dense_adapters import DenseStack
-from sparse_model.experiments.page import read_between
+from sparse_model.studies.page import read_between
 from tests.dense_adapters.family_table import DOCUMENT, family_table
 from tests.dense_adapters.tiny_models import CASES, WIDTH, build, tokens_and_mask
 

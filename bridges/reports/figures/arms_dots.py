@@ -12,7 +12,7 @@ def arms_dots(runs: Mapping[str, Sequence[Mapping[str, Any]]], labels: Mapping[s
     """One panel per text.
 
     Args:
-        runs: by arm, outcomes of `sparse_model.experiments.arms.run_arm` in the same order of seeds.
+        runs: by arm, outcomes of `sparse_model.studies.arms.run_arm` in the same order of seeds.
         labels: what each of the two arms is called.
     """
     texts = list(next(iter(runs.values()))[0]["cross_entropy"])

@@ -12,7 +12,7 @@ COLOURS = {"fixed nonzeros": FORWARD, "fixed width": BACKWARD}
 
 
 def size_against_loss(sweep: Mapping[str, Any]) -> Figure:
-    """Draw `sparse_model.experiments.sweep.run_sweep`'s result: x circuit edges (log), y held-out cross-entropy."""
+    """Draw `sparse_model.studies.sweep.run_sweep`'s result: x circuit edges (log), y held-out cross-entropy."""
     points = [point for point in sweep["points"] if point["circuit_size"] is not None]
     with style():
         figure = make_figure(5.6, 3.9)

@@ -5,11 +5,11 @@ The search is `circuits.adversary`. Complete ablation is one point; a circuit wh
 
 from dataclasses import dataclass
 
+from foundation.statistics import Estimate
 from sparse_model.circuits.ablation import Ablate, final_logits
 from sparse_model.circuits.adversary import adversarial_loss
 from sparse_model.circuits.evidence.finding import Finding
 from sparse_model.circuits.evidence.outcome import Outcome, Subject
-from sparse_model.statistics import Estimate
 from sparse_model.tasks.loss import logit_difference
 
 

@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from foundation.statistics import Estimate
 from sparse_model.circuits.alone import Alone
 from sparse_model.circuits.evidence.finding import Finding
 from sparse_model.circuits.evidence.outcome import Subject
-from sparse_model.statistics import Estimate
 from sparse_model.tasks.token_pairs import TokenPairs
 
 

@@ -5,9 +5,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sparse_model.artefacts import write_json
+from foundation.artefacts import write_json
+from foundation.errors import UserError
+from foundation.settings import read_mapping
 from sparse_model.circuits.evidence.forced import Forced
-from sparse_model.settings import UserError, read_mapping
 
 
 def cached_curves(

@@ -20,9 +20,9 @@ from sparse_model.circuits.evidence.control_cache import cached_curves
 from sparse_model.circuits.evidence.finding import Finding
 from sparse_model.circuits.evidence.forced import Forced, force, with_elimination
 from sparse_model.circuits.evidence.random_weights import shuffled
-from sparse_model.model import SparseTransformer
 from sparse_model.tasks.nonsense import arbitrary_answers, nonsense, reversed_answers
 from sparse_model.tasks.token_pairs import TokenPairs
+from sparse_model.transformer.model import SparseTransformer
 
 
 @dataclass(frozen=True)

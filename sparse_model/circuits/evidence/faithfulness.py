@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from foundation.statistics import Estimate, statistic_estimate
 from sparse_model.circuits.evidence.finding import Finding
 from sparse_model.circuits.evidence.outcome import Outcome, Subject
-from sparse_model.statistics import Estimate, statistic_estimate
 
 SHARES = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 

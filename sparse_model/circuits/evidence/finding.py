@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 from typing import Any
 
-from sparse_model.statistics import Estimate
+from foundation.statistics import Estimate
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from sparse_model.circuits.evidence.outcome import outcome_of
 from sparse_model.circuits.learn import learn_masks
 from sparse_model.circuits.prompts import Prompts
 from sparse_model.circuits.prune import discretised
-from sparse_model.model import SparseTransformer
 from sparse_model.tasks.token_pairs import TokenPairs
+from sparse_model.transformer.model import SparseTransformer
 
 GROWTH = 1.35
 DECIDING = 64

@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from foundation.statistics import Estimate, statistic_estimate
 from sparse_model.circuits.evidence.finding import Finding
 from sparse_model.circuits.evidence.outcome import Subject
-from sparse_model.statistics import Estimate, statistic_estimate
-from sparse_model.taps import Tap, no_tap
+from sparse_model.transformer.taps import Tap, no_tap
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from foundation.statistics import Estimate
 from sparse_model.circuits.evidence.finding import Finding
 from sparse_model.circuits.evidence.outcome import Subject
-from sparse_model.statistics import Estimate
-from sparse_model.taps import Recorder
+from sparse_model.transformer.taps import Recorder
 
 FRACTIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
 

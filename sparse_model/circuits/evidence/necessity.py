@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
+from foundation.statistics import Estimate, mean_estimate, permutation_p
 from sparse_model.circuits.circuit import random_circuit
 from sparse_model.circuits.evidence.finding import Finding
 from sparse_model.circuits.evidence.outcome import Subject
-from sparse_model.statistics import Estimate, mean_estimate, permutation_p
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,16 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from foundation.statistics import Estimate, clustered_estimate
 from sparse_model.circuits.ablation import final_logits
 from sparse_model.circuits.alone import Alone
 from sparse_model.circuits.circuit import Calibration, Circuit
 from sparse_model.circuits.compile import NodeTap
 from sparse_model.circuits.masked_pass import answer_differences
 from sparse_model.circuits.prompts import Prompts
-from sparse_model.model import SparseTransformer
-from sparse_model.statistics import Estimate, clustered_estimate
 from sparse_model.tasks.loss import logit_difference
 from sparse_model.tasks.token_pairs import TokenPairs
+from sparse_model.transformer.model import SparseTransformer
 
 
 class Outcome:

@@ -4,7 +4,7 @@ import copy
 
 import torch
 
-from sparse_model.model import SparseTransformer
+from sparse_model.transformer.model import SparseTransformer
 
 
 @torch.no_grad()

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from foundation.statistics import Estimate, mean_estimate
 from sparse_model.circuits.circuit import random_circuit
 from sparse_model.circuits.evidence.finding import Finding
 from sparse_model.circuits.evidence.outcome import Subject
-from sparse_model.statistics import Estimate, mean_estimate
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from bridges.alignment import align
 from bridges.bridge import Bridge
 from bridges.edits.mapping import aligned_place, check_base_model, map_circuit, map_nodes, read_direction
 from dense_adapters import DenseStack
-from sparse_model.artefacts import model_fingerprint
+from foundation.errors import UserError
+from foundation.fingerprints import model_fingerprint
 from sparse_model.circuits.circuit import Circuit
-from sparse_model.nodes import Node, node_locations
-from sparse_model.settings import UserError
+from sparse_model.transformer.nodes import Node, node_locations
 
 
 def written_out(setting, node: Node, **without: bool) -> torch.Tensor:

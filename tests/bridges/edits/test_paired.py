@@ -7,8 +7,8 @@ import torch
 
 from bridges.edits.mapping import SiteDirections, map_nodes
 from bridges.edits.paired import Direction, PairedRun, encoded_values
-from sparse_model.nodes import Node
-from sparse_model.taps import Recorder
+from sparse_model.transformer.nodes import Node
+from sparse_model.transformer.taps import Recorder
 
 
 def reads(setting, sublayers=(0, 1, 2, 3), channels=range(24)) -> tuple[SiteDirections, ...]:

@@ -12,8 +12,8 @@ from bridges.edits.mapping import map_nodes
 from bridges.edits.paired_artefact import PairedEdit, load_paired, make_paired, save_paired
 from bridges.edits.standing_artefact import load_standing
 from bridges.protocol import residual_sites
-from sparse_model.nodes import Node
-from sparse_model.settings import UserError
+from foundation.errors import UserError
+from sparse_model.transformer.nodes import Node
 
 
 def edit_of(setting, names: list[str], loop: str = "open") -> PairedEdit:

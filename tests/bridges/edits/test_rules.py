@@ -5,7 +5,7 @@ import torch
 
 from bridges.edits.fit import contrast_tokens
 from bridges.edits.rules import RULES, Ablate, Add, Clamp, Move, Rule, Scale, make_rule
-from sparse_model.settings import UserError
+from foundation.errors import UserError
 
 MEAN, VALUE = torch.tensor([1.0, -2.0]), torch.tensor([3.0, 0.5])
 A, B, CORPUS = torch.tensor([4.0, 0.0]), torch.tensor([0.0, 4.0]), torch.tensor([-3.0, -3.0])

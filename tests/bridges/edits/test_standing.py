@@ -13,10 +13,10 @@ from bridges.edits.rules import Add, Move, Scale
 from bridges.edits.standing import StandingEdit, StandingSite, walk_edited
 from bridges.edits.standing_artefact import load_standing, save_standing
 from bridges.protocol import residual_sites
-from sparse_model.artefacts import model_fingerprint
+from foundation.errors import UserError
+from foundation.fingerprints import model_fingerprint
 from sparse_model.circuits.circuit import Circuit
-from sparse_model.nodes import Node, node_locations
-from sparse_model.settings import UserError
+from sparse_model.transformer.nodes import Node, node_locations
 
 
 @pytest.fixture

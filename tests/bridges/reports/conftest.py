@@ -17,14 +17,14 @@ from bridges.reports.circuit_graph import circuit_graph
 from bridges.validation.isolation import ReferenceText
 from bridges.validation.validate import Splits, Validation, validate_circuit
 from dense_adapters import DenseStack
+from foundation.fingerprints import model_fingerprint
 from sparse_model import SparseTransformer
-from sparse_model.artefacts import model_fingerprint
 from sparse_model.circuits.ablation import ablation_values
 from sparse_model.circuits.circuit import Circuit
 from sparse_model.circuits.evaluate import evaluate_circuit
-from sparse_model.nodes import node_locations
 from sparse_model.tasks.task import TextPair
 from sparse_model.tasks.token_pairs import TokenPairs, tokenise_pairs
+from sparse_model.transformer.nodes import node_locations
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from bridges.reports.figures.board_drawing import board_drawing
 from bridges.reports.figures.board_layout import lay_out_board
 from sparse_model.circuits.ablation import final_logits
 from sparse_model.circuits.prune import trim
-from sparse_model.nodes import Node
-from sparse_model.taps import At, Chain
+from sparse_model.transformer.nodes import Node
+from sparse_model.transformer.taps import At, Chain
 
 from .conftest import Explained
 

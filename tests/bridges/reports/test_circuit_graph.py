@@ -12,10 +12,10 @@ from bridges.reports.circuit_graph import bare_graph, circuit_graph, residual_li
 from bridges.reports.circuit_section import circuit_blocks
 from bridges.reports.figures.circuit_drawing import circuit_drawing, strongest
 from bridges.reports.layout import lay_out
+from foundation.errors import UserError
 from sparse_model.circuits.circuit import circuit_edges
-from sparse_model.nodes import Node, node_locations
-from sparse_model.settings import UserError
-from sparse_model.taps import Recorder
+from sparse_model.transformer.nodes import Node, node_locations
+from sparse_model.transformer.taps import Recorder
 
 from .conftest import Explained
 

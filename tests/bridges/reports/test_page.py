@@ -14,8 +14,8 @@ import pytest
 from bridges.edits.standing_artefact import save_standing
 from bridges.reports.overview import report_page
 from bridges.reports.page import render_artefact, render_page, write_report
-from sparse_model.artefacts import write_json
-from sparse_model.settings import UserError
+from foundation.artefacts import write_json
+from foundation.errors import UserError
 
 from .conftest import Explained
 

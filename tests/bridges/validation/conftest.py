@@ -12,7 +12,7 @@ from bridges.edits.paired import Direction, PairedRun
 from bridges.validation.isolation import ReferenceText
 from dense_adapters import DenseStack
 from sparse_model import SparseTransformer
-from sparse_model.nodes import Node
+from sparse_model.transformer.nodes import Node
 
 
 class Validated(NamedTuple):

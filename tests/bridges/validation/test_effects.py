@@ -8,7 +8,7 @@ import torch
 
 from bridges.edits.paired import Direction
 from bridges.validation.effects import Effect, recovered, summary
-from sparse_model.statistics import permutation_p
+from foundation.statistics import permutation_p
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from bridges.edits.rules import Add, Move
 from bridges.edits.standing import StandingEdit, StandingSite
 from bridges.validation import isolation
 from bridges.validation.manifold import NaturalReads
-from sparse_model.settings import UserError
+from foundation.errors import UserError
 
 
 def edit_of(validated, amount: float) -> StandingEdit:

@@ -6,12 +6,12 @@ from typing import NamedTuple
 import pytest
 import torch
 
+from foundation.fingerprints import model_fingerprint
 from sparse_model import SparseTransformer
-from sparse_model.artefacts import model_fingerprint
 from sparse_model.circuits.circuit import Circuit
-from sparse_model.nodes import node_locations
 from sparse_model.tasks.task import TextPair
 from sparse_model.tasks.token_pairs import TokenPairs
+from sparse_model.transformer.nodes import node_locations
 
 N, T = 8, 6
 

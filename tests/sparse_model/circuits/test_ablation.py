@@ -7,8 +7,8 @@ import torch
 
 from sparse_model import SparseTransformer
 from sparse_model.circuits.ablation import Ablate, ablation_values, final_logits
-from sparse_model.nodes import node_locations
-from sparse_model.taps import Recorder
+from sparse_model.transformer.nodes import node_locations
+from sparse_model.transformer.taps import Recorder
 
 
 def test_mean_values_are_the_means_of_a_recorded_forward(

@@ -9,8 +9,8 @@ from sparse_model import SparseTransformer
 from sparse_model.circuits.ablation import Ablate, final_logits
 from sparse_model.circuits.attribution import attribution_scores, break_ties
 from sparse_model.circuits.prompts import Prompts
-from sparse_model.nodes import node_locations
 from sparse_model.tasks.loss import logit_difference
+from sparse_model.transformer.nodes import node_locations
 from tests.sparse_model.circuits.conftest import own_pairs
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from foundation.errors import UserError
 from sparse_model import SparseTransformer
 from sparse_model.circuits.circuit import Calibration, Circuit, circuit_edges, drop_unread, random_circuit
-from sparse_model.nodes import Node
-from sparse_model.settings import UserError
+from sparse_model.transformer.nodes import Node
 
 
 def test_edges_are_the_nonzero_weights_between_kept_nodes_counted_one_by_one(known, circuit: Circuit) -> None:

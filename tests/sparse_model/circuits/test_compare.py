@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
+from foundation.errors import UserError
 from sparse_model.circuits.compare import CompareConfig, Point, summarise, sweep, whole_edges
-from sparse_model.settings import UserError
 
 from .conftest import Known
 

@@ -5,15 +5,15 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from foundation.errors import UserError
 from sparse_model import SparseTransformer
-from sparse_model.abs_topk import abs_topk_reference
 from sparse_model.circuits.ablation import Ablate, final_logits
 from sparse_model.circuits.alone import Alone, masked_logits
 from sparse_model.circuits.compile import Compiled
 from sparse_model.circuits.prefixes import distinct_prefixes
 from sparse_model.circuits.selection import kept_of_varying, prefers_fewer
-from sparse_model.nodes import node_locations
-from sparse_model.settings import UserError
+from sparse_model.transformer.abs_topk import abs_topk_reference
+from sparse_model.transformer.nodes import node_locations
 from tests.sparse_model.circuits.conftest import own_pairs, random_keep
 
 COVERED = [

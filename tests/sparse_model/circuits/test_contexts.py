@@ -7,8 +7,8 @@ import torch
 
 from sparse_model import SparseTransformer
 from sparse_model.circuits.contexts import top_contexts
-from sparse_model.nodes import Node
-from sparse_model.taps import Recorder
+from sparse_model.transformer.nodes import Node
+from sparse_model.transformer.taps import Recorder
 
 NODES = [Node.parse("1.attn.act_in:3"), Node.parse("1.mlp.post_act:5")]
 

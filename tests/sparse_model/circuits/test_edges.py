@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from foundation.errors import UserError
 from sparse_model.circuits.ablation import Ablate
 from sparse_model.circuits.circuit import Circuit
 from sparse_model.circuits.edges import circuit_edges, count_edges, cut_edges, edge_weights, edges_between, source_of
-from sparse_model.settings import UserError
-from sparse_model.taps import Recorder
+from sparse_model.transformer.taps import Recorder
 
 SOURCE_PARTS = ("0.attn.act_in", "1.attn.act_in", "0.attn.v", "1.mlp.act_in", "0.mlp.post_act")
 

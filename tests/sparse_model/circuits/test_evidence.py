@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from foundation.errors import UserError
+from foundation.statistics import Estimate, mean_estimate
 from sparse_model.circuits.ablation import Ablate
 from sparse_model.circuits.adversary import adversarial_loss
 from sparse_model.circuits.circuit import Calibration, Circuit
@@ -31,8 +33,6 @@ from sparse_model.circuits.evidence.outcome import Outcome, Subject
 from sparse_model.circuits.evidence.random_weights import shuffled
 from sparse_model.circuits.evidence.sufficiency import sufficiency
 from sparse_model.circuits.prune import task_loss
-from sparse_model.settings import UserError
-from sparse_model.statistics import Estimate, mean_estimate
 from tests.sparse_model.circuits.conftest import random_keep
 
 

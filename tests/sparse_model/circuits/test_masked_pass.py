@@ -10,8 +10,8 @@ from sparse_model.circuits.ablation import Ablate, final_logits
 from sparse_model.circuits.edges import cut_edges, edge_weights, source_of
 from sparse_model.circuits.masked_pass import EdgeMask, answer_differences
 from sparse_model.circuits.prompts import Prompts
-from sparse_model.nodes import node_locations
 from sparse_model.tasks.loss import logit_difference
+from sparse_model.transformer.nodes import node_locations
 from tests.sparse_model.circuits.conftest import own_pairs, random_keep
 
 SWITCHES = [

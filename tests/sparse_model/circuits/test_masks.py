@@ -7,7 +7,7 @@ import torch
 
 from sparse_model import SparseConfig
 from sparse_model.circuits.masks import NodeMasks
-from sparse_model.nodes import node_locations
+from sparse_model.transformer.nodes import node_locations
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])

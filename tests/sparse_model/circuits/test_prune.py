@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from foundation.errors import UserError
 from sparse_model.circuits.ablation import Ablate
 from sparse_model.circuits.config import PruneConfig
 from sparse_model.circuits.evaluate import evaluate_circuit
@@ -16,7 +17,6 @@ from sparse_model.circuits.prune import (
     trim,
     worst_loss,
 )
-from sparse_model.settings import UserError
 from sparse_model.tasks.token_pairs import TokenPairs
 
 QUICK = {"steps": 12, "batch_pairs": 8, "k_coef": 1e-2, "edge_steps": 10, "edge_coef": 2e-2, "elimination_rounds": 1}

@@ -12,11 +12,11 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from foundation.errors import UserError
 from sparse_model.circuits import tune as tuning
 from sparse_model.circuits.config import PruneConfig
 from sparse_model.circuits.study import open_study
 from sparse_model.circuits.tune import TuningTask, about_trials, best_settings, penalised, settings_toml, tune
-from sparse_model.settings import UserError
 
 QUICK = PruneConfig(steps=4, batch_pairs=4, edge_steps=0, elimination_rounds=0, target_loss=0.4)
 ABOUT = {"model": "this"}

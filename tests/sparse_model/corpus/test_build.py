@@ -9,16 +9,16 @@ from pydantic import ValidationError
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from foundation.errors import UserError
 from sparse_model.corpus.build import build_corpus
 from sparse_model.corpus.config import CorpusConfig, FolderConfig, StdlibConfig, TinyPythonConfig
 from sparse_model.corpus.corpus import Corpus
 from sparse_model.corpus.sources import CorpusError
 from sparse_model.corpus.tinypython import TinyPython
 from sparse_model.corpus.tokenizer import END_OF_TEXT
-from sparse_model.settings import UserError
-from sparse_model.shape import SparseShape
 from sparse_model.training.config import TrainConfig
 from sparse_model.training.sparse import train_sparse
+from sparse_model.transformer.shape import SparseShape
 
 SMALL = CorpusConfig(
     train_tokens=40_000, evaluation_tokens=2_000, vocab_size=600, tokenizer_characters=100_000, block_length=64

@@ -13,11 +13,11 @@ import torch
 from accelerate import PartialState
 
 from sparse_model import SparseTransformer
-from sparse_model.shape import SparseShape
 from sparse_model.training import loop
 from sparse_model.training.batches import Batches
 from sparse_model.training.config import TrainConfig
 from sparse_model.training.objective import LanguageModelling
+from sparse_model.transformer.shape import SparseShape
 from tests.sparse_model.plan.allocations import peak_bytes
 
 if __name__ == "__main__":

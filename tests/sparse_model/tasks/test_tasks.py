@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from foundation.fingerprints import model_fingerprint
 from sparse_model import SparseTransformer
-from sparse_model.artefacts import model_fingerprint
 from sparse_model.corpus.fragment import SPLITS
 from sparse_model.tasks import TASKS, Task, TaskError, find_task
 from sparse_model.tasks.documentation import tasks_document

@@ -13,11 +13,11 @@ import torch
 from accelerate import PartialState
 from torch import nn
 
+from foundation.errors import StoppedEarly
 from sparse_model import SparseTransformer
 from sparse_model.training import sharding
 from sparse_model.training.batches import Batches
 from sparse_model.training.config import TrainConfig
-from sparse_model.training.interruption import StoppedEarly
 from sparse_model.training.loop import train
 from sparse_model.training.objective import LanguageModelling
 from sparse_model.training.validation import Validation

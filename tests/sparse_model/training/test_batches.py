@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sparse_model import UserError
+from foundation.errors import UserError
 from sparse_model.training.batches import Batches
 
 BLOCKS = np.arange(50, dtype=np.uint16)[:, None].repeat(3, axis=1)

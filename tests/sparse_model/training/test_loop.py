@@ -17,10 +17,9 @@ import torch
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from sparse_model import UserError
-from sparse_model.artefacts import read_tensors
+from foundation.artefacts import read_tensors
+from foundation.errors import StoppedEarly, UserError
 from sparse_model.training.config import TrainConfig
-from sparse_model.training.interruption import StoppedEarly
 from sparse_model.training.objective import LanguageModelling, ParameterGroup
 from sparse_model.training.optimizer import limit_gradient
 from sparse_model.training.projection import density_report

@@ -14,8 +14,9 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sparse_model import SparseTransformer, UserError
-from sparse_model.artefacts import read_tensors
+from foundation.artefacts import read_tensors
+from foundation.errors import UserError
+from sparse_model import SparseTransformer
 from sparse_model.training.batches import Batches
 from sparse_model.training.config import TrainConfig
 from sparse_model.training.loop import train

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from sparse_model import SparseTransformer, UserError
-from sparse_model.artefacts import read_tensors
+from foundation.artefacts import read_tensors
+from foundation.errors import UserError
+from sparse_model import SparseTransformer
 from sparse_model.training.objective import LanguageModelling
 from sparse_model.training.validation import Validation
 from tests.sparse_model.training.runs import (

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from sparse_model import SparseTransformer, UserError
+from foundation.errors import UserError
+from sparse_model import SparseTransformer
 from sparse_model.training.batches import Batches
 from sparse_model.training.config import TrainConfig
 from sparse_model.training.objective import LanguageModelling

@@ -1,0 +1,1 @@
+"""What every room stands on: errors, settings, artefact folders, fingerprints, statistics, versions. Imports none of them."""

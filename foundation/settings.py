@@ -1,0 +1,79 @@
+"""Frozen configs that refuse what they do not know.
+
+A config is read from TOML or JSON, overridden by options, and saved, resolved, beside what it made.
+"""
+
+import difflib
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from foundation.errors import UserError
+
+
+class Settings(BaseModel):
+    """Base of every config: frozen, unknown keys refused with the nearest valid name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any], origin: str = "config") -> Self:
+        """Build from a mapping.
+
+        Raises:
+            UserError: a key is unknown (the nearest valid one is named) or a value is out of range.
+        """
+        cls._refuse_unknown(values, origin)
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"]) or cls.__name__
+            more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+            raise UserError(f"{origin}: {place} = {first['input']!r}: {first['msg']}{more}") from None
+
+    @classmethod
+    def _refuse_unknown(cls, values: Mapping[str, Any], origin: str) -> None:
+        """Name the first key that is not a field, also within tables that are settings themselves."""
+        for key, value in values.items():
+            if key not in cls.model_fields:
+                near = difflib.get_close_matches(key, cls.model_fields, n=1, cutoff=0.5)
+                hint = f"did you mean '{near[0]}'?" if near else f"valid keys: {', '.join(cls.model_fields)}"
+                raise UserError(f"{origin}: unknown key '{key}'; {hint}")
+            section = cls.model_fields[key].annotation
+            if isinstance(section, type) and issubclass(section, Settings) and isinstance(value, Mapping):
+                section._refuse_unknown(value, f"{origin} [{key}]")
+
+    @classmethod
+    def from_file(cls, path: Path, overrides: Mapping[str, Any] | None = None) -> Self:
+        """Read a `.toml` or `.json` file, then apply `overrides` on top."""
+        return cls.from_mapping({**read_mapping(path), **(overrides or {})}, origin=str(path))
+
+    def to_json(self) -> dict[str, Any]:
+        """The resolved values as plain JSON types."""
+        return self.model_dump(mode="json")
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The top-level table of a TOML or JSON file.
+
+    Raises:
+        UserError: the file is missing, of another type, or does not parse to a table.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such config file; pass the path of a .toml or .json file")
+    try:
+        if path.suffix == ".toml":
+            return tomllib.loads(path.read_text("utf-8"))
+        if path.suffix == ".json":
+            values = json.loads(path.read_text("utf-8"))
+            if isinstance(values, dict):
+                return values
+            raise UserError(f'{path}: holds a {type(values).__name__}, not a table of settings; write {{"key": value}}')
+    except (tomllib.TOMLDecodeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: does not parse ({error}); mend the file") from None
+    raise UserError(f"{path}: a config ends in .toml or .json; rename or convert it")

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sparse_model import SparseTransformer
 from sparse_model.corpus.corpus import Corpus
 
-PUBLISHED = Path(__file__).parents[1] / "sparse_model" / "published" / "posemb"
+PUBLISHED = Path(__file__).parents[1] / "sparse_model" / "transformer" / "published" / "posemb"
 SHORT = ["--steps", "2", "--batch-size", "4", "--sparse-d-model", "16", "--sparse-n-head", "1"]
 
 

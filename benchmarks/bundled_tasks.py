@@ -3,7 +3,6 @@
 from functools import cache
 from typing import NamedTuple
 
-from sparse_model.transformer.model import SparseTransformer
 from torch import Tensor
 
 from bridges.explain import task_splits
@@ -12,6 +11,7 @@ from cli.demo import BUNDLED
 from cli.loading import load_sparse, load_tokenizer, text_blocks
 from sparse_model.circuits.ablation import ablation_values
 from sparse_model.tasks import find_task
+from sparse_model.transformer.model import SparseTransformer
 
 
 class Bundled(NamedTuple):

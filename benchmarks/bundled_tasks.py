@@ -5,12 +5,12 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from bridges.explain import task_splits
-from bridges.validation.validate import Splits
 from cli.demo import BUNDLED
-from cli.loading import load_sparse, load_tokenizer, text_blocks
+from cli.loading import load_sparse, load_tokenizer
 from sparse_model.circuits.ablation import ablation_values
+from sparse_model.corpus.reference_text import reference_blocks
 from sparse_model.tasks import find_task
+from sparse_model.tasks.splits import Splits, task_splits
 from sparse_model.transformer.model import SparseTransformer
 
 
@@ -26,7 +26,7 @@ def bundled() -> Bundled:
     """The bundled sparse model without gradients and its means over tinypython."""
     folder = BUNDLED / "bridge"
     model = load_sparse(folder, "cpu").requires_grad_(False)
-    blocks = text_blocks(load_tokenizer(folder), "train", 64, model.config.block_size, None)
+    blocks = reference_blocks(load_tokenizer(folder), "train", 64, model.config.block_size, None)
     return Bundled(model, ablation_values(model, blocks))
 
 

@@ -6,19 +6,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from bridges.artefact import BridgeArtefact
 from bridges.validation.isolation import ReferenceText
-from bridges.validation.validate import Splits, Validation, validate_circuit
+from bridges.validation.validate import Validation, validate_circuit
 from dense_adapters import DenseStack
 from sparse_model.circuits.circuit import Circuit
 from sparse_model.circuits.config import PruneConfig
 from sparse_model.circuits.evaluate import CircuitEvaluation, evaluate_circuit
 from sparse_model.circuits.prune import prune
 from sparse_model.tasks.loss import accuracy
+from sparse_model.tasks.splits import task_splits
 from sparse_model.tasks.task import Task
-from sparse_model.tasks.token_pairs import TokenPairs, tokenise_pairs
+from sparse_model.tasks.token_pairs import TokenPairs
 
 
 @dataclass(frozen=True)
@@ -64,21 +64,6 @@ class Explanation:
             "isolation_kl": max(found["isolation"]["kl"]["value"] for found in standing.values()),
             "details": {"circuit": evaluation.to_json(), **report},
         }
-
-
-def task_splits(
-    task: Task, tokenizer: PreTrainedTokenizerBase, train: int, evaluate: int, seed: int = 0, device: str = "cpu"
-) -> Splits:
-    """Pairs to fit on (training templates), to choose on and to report on (templates of their own).
-
-    Raises:
-        TaskError: the tokenizer cannot express enough pairs.
-    """
-    return Splits(
-        tokenise_pairs(task, tokenizer, train, "train", seed).to(device),
-        tokenise_pairs(task, tokenizer, evaluate, "validation", seed).to(device),
-        tokenise_pairs(task, tokenizer, evaluate, "held_out", seed).to(device),
-    )
 
 
 def explain(

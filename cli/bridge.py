@@ -45,13 +45,13 @@ def train(
     Example: sparsebridge bridge train runs/dense --corpus runs/corpus --out runs/bridge --density 0.05 --steps 3000
     """
     from bridges.training import train_bridge
-    from cli.loading import check_vocabulary, load_stack
+    from dense_adapters import load_stack
     from sparse_model.corpus.corpus import Corpus
     from sparse_model.training.validation import Validation
 
     data = Corpus.load(corpus)
     stack, tokenizer = load_stack(model, check_device(device))
-    check_vocabulary(data, tokenizer)
+    data.check_tokenizer(tokenizer)
     held_out = {name: blocks[:evaluate_blocks] for name, blocks in data.held_out.items()}
     description = train_bridge(
         stack,
@@ -87,12 +87,12 @@ def evaluate(
     Example: sparsebridge bridge evaluate runs/bridge --corpus runs/corpus
     """
     from bridges.evaluate import evaluate_bridge
-    from cli.loading import check_vocabulary, load_pairing
+    from bridges.pairing import load_pairing
     from sparse_model.corpus.corpus import Corpus
 
     pairing = load_pairing(bridge, dense, check_device(device))
     data = Corpus.load(corpus)
-    check_vocabulary(data, pairing.tokenizer)
+    data.check_tokenizer(pairing.tokenizer)
     found = {
         name: evaluate_bridge(
             pairing.artefact.sparse,

@@ -55,13 +55,14 @@ def prune(
     """
     from dataclasses import replace
 
-    from bridges.explain import task_splits
-    from cli.loading import load_sparse, load_tokenizer, text_blocks
+    from cli.loading import load_sparse, load_tokenizer
     from foundation.errors import UserError
     from sparse_model.circuits.ablation import ablation_values
     from sparse_model.circuits.evaluate import evaluate_circuit
     from sparse_model.circuits.prune import prune as find_circuit
+    from sparse_model.corpus.reference_text import reference_blocks
     from sparse_model.tasks import find_task
+    from sparse_model.tasks.splits import task_splits
 
     if out.exists() and not overwrite:
         raise UserError(f"{out}: already exists; choose another --out or pass --overwrite")
@@ -70,7 +71,7 @@ def prune(
     splits = task_splits(chosen, tokenizer, prune.pairs, evaluate_pairs, prune.seed, device)
     say_dropped(chosen, splits.train, splits.validation, splits.held_out)
     values = ablation_values(
-        sparse, text_blocks(tokenizer, "train", blocks, sparse.config.block_size, corpus), prune.ablation
+        sparse, reference_blocks(tokenizer, "train", blocks, sparse.config.block_size, corpus), prune.ablation
     )
     circuit = find_circuit(sparse, splits.train, splits.validation, values, prune)
     evaluation = evaluate_circuit(sparse, circuit, splits.held_out, seed=prune.seed).to_json()
@@ -110,12 +111,13 @@ def tune(
 
     Example: sparsebridge circuit tune runs/bridge --task for_while --task closing_quote --trials 30
     """
-    from cli.loading import load_sparse, load_tokenizer, text_blocks
+    from cli.loading import load_sparse, load_tokenizer
     from cli.tuning import run_study, show_study
+    from sparse_model.corpus.reference_text import reference_blocks
 
     sparse, tokenizer = load_sparse(model, check_device(device)), load_tokenizer(model)
     sparse.requires_grad_(False)
-    text = text_blocks(tokenizer, "train", blocks, sparse.config.block_size, corpus)
+    text = reference_blocks(tokenizer, "train", blocks, sparse.config.block_size, corpus)
     found = run_study(sparse, tokenizer, text, prune, task, study, storage, trials, evaluate_pairs, device)
     show_study(found, prune, as_json)
 
@@ -167,11 +169,12 @@ def evaluate(
     """
     import time
 
-    from cli.loading import load_sparse, load_tokenizer, text_blocks
+    from cli.loading import load_sparse, load_tokenizer
     from sparse_model.circuits.circuit import Circuit
     from sparse_model.circuits.evaluate import summary
     from sparse_model.circuits.evidence.gather import gather
     from sparse_model.circuits.evidence.outcome import Subject
+    from sparse_model.corpus.reference_text import reference_blocks
     from sparse_model.tasks import find_task
 
     started = time.perf_counter()
@@ -179,14 +182,14 @@ def evaluate(
     sparse, tokenizer = load_sparse(model, check_device(device)), load_tokenizer(model)
     loaded.check_model(sparse, str(model))
     config = PruneConfig.from_mapping(loaded.settings, origin=str(circuit))
-    from bridges.explain import task_splits
+    from sparse_model.tasks.splits import task_splits
 
     measured, own = find_task(task or loaded.task), loaded.pairs
     seed = own.get("seed", config.seed) if seed is None else seed
     reported = own.get("held_out", UNKNOWN_PAIRS) if pairs is None else pairs
     splits = task_splits(measured, tokenizer, own.get("train", config.pairs), reported, seed, device)
     say_dropped(measured, splits.train, splits.validation, splits.held_out)
-    text = None if quick else text_blocks(tokenizer, "train", blocks, sparse.config.block_size, corpus)
+    text = None if quick else reference_blocks(tokenizer, "train", blocks, sparse.config.block_size, corpus)
     subject = Subject(sparse, loaded, splits.held_out, seed)
     found = gather(subject, splits.train, splits.validation, text, config, draws, seeds, controls)
     evaluation = summary(subject, found.sufficiency, found.necessity).to_json()

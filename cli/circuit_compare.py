@@ -92,15 +92,15 @@ def load_contenders(folders: dict[str, Path], device: str) -> tuple[dict[str, An
 
 def describe(models: dict[str, Any], tokenizer: Any, blocks: int, seed: int) -> dict[str, Any]:
     """Per model its size and cross-entropy on held-out text; `difference` is sparse − dense, paired over sequences."""
-    from cli.loading import text_blocks
     from foundation.fingerprints import model_fingerprint
     from foundation.statistics import mean_estimate
     from sparse_model.circuits.compare import whole_edges
+    from sparse_model.corpus.reference_text import reference_blocks
     from sparse_model.training.evaluation import sequence_losses
     from sparse_model.transformer.census import take_census
 
     length = min(model.config.block_size for model in models.values())
-    texts = {source: text_blocks(tokenizer, "held_out", blocks, length, None, source) for source in SOURCES}
+    texts = {source: reference_blocks(tokenizer, "held_out", blocks, length, None, source) for source in SOURCES}
     losses = {
         name: {source: sequence_losses(model, text) for source, text in texts.items()} for name, model in models.items()
     }
@@ -142,9 +142,9 @@ def _sweep_all(
     out: Path, models: dict[str, Any], tokenizer: Any, tasks: list[str], config: CompareConfig, blocks: int, device: str
 ) -> tuple[dict[str, dict[str, list[Point]]], dict[str, str]]:
     """The points of every model and task, and why a task was refused; what the folder already holds is not done again."""
-    from cli.loading import text_blocks
     from sparse_model.circuits.ablation import ablation_values
     from sparse_model.circuits.compare import sweep
+    from sparse_model.corpus.reference_text import reference_blocks
     from sparse_model.tasks import TaskError, find_task
     from sparse_model.tasks.token_pairs import tokenise_pairs
 
@@ -157,7 +157,7 @@ def _sweep_all(
     }
     values = {
         name: ablation_values(
-            model, text_blocks(tokenizer, "train", blocks, model.config.block_size, None), config.ablation
+            model, reference_blocks(tokenizer, "train", blocks, model.config.block_size, None), config.ablation
         )
         for name, model in models.items()
     }

@@ -38,8 +38,9 @@ def show(
 
     Example: sparsebridge circuit show runs/closing_quote --model runs/bridge --out closing_quote.html
     """
-    from cli.loading import load_sparse, load_tokenizer, text_blocks
+    from cli.loading import load_sparse, load_tokenizer
     from sparse_model.circuits.circuit import Circuit
+    from sparse_model.corpus.reference_text import reference_blocks
 
     if out is not None:
         _check_out(out, overwrite)
@@ -67,7 +68,7 @@ def show(
         )
     tokenizer, found = load_tokenizer(model), find_task(task or loaded.task)
     held_out = tokenise_pairs(found, tokenizer, pairs, "held_out", seed)
-    text = text_blocks(tokenizer, "held_out", blocks, sparse.config.block_size, corpus)
+    text = reference_blocks(tokenizer, "held_out", blocks, sparse.config.block_size, corpus)
     board = circuit_board(sparse, loaded, held_out, tokenizer, text, contexts)
     drawn = board_page(board, found.description) if out.suffix == ".html" else board_drawing(board, "board") + "\n"
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -74,12 +74,12 @@ def explain_all(plan: Any, models: Any, tasks: tuple[str, ...], device: str) -> 
     from bridges.artefact import load_bridge
     from bridges.evaluate import evaluate_bridge
     from bridges.explain import explain
-    from bridges.reference_text import builtin_blocks
     from bridges.reports.circuit_graph import circuit_graph
     from bridges.validation.isolation import ReferenceText
-    from cli.loading import load_stack
+    from dense_adapters import load_stack
     from foundation.versions import versions
     from sparse_model.circuits.ablation import ablation_values
+    from sparse_model.corpus.reference_text import builtin_blocks
     from sparse_model.tasks import find_task
 
     chosen = [find_task(name) for name in tasks]

@@ -76,8 +76,8 @@ def map_(
 
     Example: sparsebridge edit map runs/closing_quote --bridge runs/bridge --out runs/edit
     """
+    from bridges.pairing import load_pairing
     from cli.editing import map_paired, map_standing
-    from cli.loading import load_pairing
     from foundation.errors import UserError
     from sparse_model.circuits.circuit import Circuit
 
@@ -239,8 +239,8 @@ def validate(
 
     Example: sparsebridge edit validate runs/closing_quote --bridge runs/bridge --out runs/report
     """
+    from bridges.pairing import load_pairing
     from cli.editing import validate_one
-    from cli.loading import load_pairing
     from foundation.errors import UserError
     from sparse_model.circuits.circuit import Circuit
 

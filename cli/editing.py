@@ -5,9 +5,11 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from cli.loading import Pairing, load_stack, text_blocks
+from bridges.pairing import Pairing
+from dense_adapters import load_stack
 from foundation.artefacts import atomic_folder
 from foundation.errors import UserError
+from sparse_model.corpus.reference_text import reference_blocks
 
 
 def map_paired(
@@ -52,15 +54,15 @@ def map_standing(
     from bridges.edits.fit import node_edit
     from bridges.edits.paired import Direction
     from bridges.edits.standing_artefact import save_standing
-    from bridges.explain import task_splits
     from bridges.validation.isolation import ReferenceText
     from bridges.validation.standing import choose_standing, claim_of
     from sparse_model.tasks import find_task
+    from sparse_model.tasks.splits import task_splits
     from sparse_model.transformer.nodes import Node
 
     artefact, stack = pairing.artefact, pairing.stack
     text = ReferenceText(
-        stack, text_blocks(artefact.tokenizer, "held_out", blocks, artefact.sparse.config.block_size, corpus)
+        stack, reference_blocks(artefact.tokenizer, "held_out", blocks, artefact.sparse.config.block_size, corpus)
     )
     if rule == "move":
         if nodes or value is not None:
@@ -236,17 +238,17 @@ def validate_one(
     overwrite: bool,
 ) -> dict[str, Any]:
     """Validate one circuit; writes the report where `out` is given."""
-    from bridges.explain import task_splits
     from bridges.reports.circuit_graph import circuit_graph
     from bridges.reports.page import write_report
     from bridges.validation.isolation import ReferenceText
     from bridges.validation.validate import validate_circuit
     from sparse_model.tasks import find_task
+    from sparse_model.tasks.splits import task_splits
 
     artefact, stack = pairing.artefact, pairing.stack
     splits = task_splits(find_task(task or circuit.task), artefact.tokenizer, 2 * pairs, pairs, seed, device)
     length = artefact.sparse.config.block_size
-    text = ReferenceText(stack, text_blocks(artefact.tokenizer, "held_out", blocks, length, corpus), device)
+    text = ReferenceText(stack, reference_blocks(artefact.tokenizer, "held_out", blocks, length, corpus), device)
     found = validate_circuit(circuit, artefact.bridge, artefact.sparse, stack, splits, text, draws, seed)
     if out is not None:
         graph = circuit_graph(artefact.sparse, circuit, splits.held_out, artefact.tokenizer)

@@ -102,7 +102,7 @@ def _measure(
         from bridges.alignment import align
         from bridges.bridge import Bridge
         from bridges.objective import BridgedObjective
-        from cli.loading import load_stack
+        from dense_adapters import load_stack
 
         stack, _ = load_stack(dense, device)
         pair = Bridge(align(model, stack), model.d_model, stack.d_model, bridge.topk_fraction, train.seed).to(device)

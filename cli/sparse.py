@@ -65,7 +65,7 @@ def evaluate(
 
     Example: sparsebridge sparse evaluate runs/sparse --corpus runs/corpus
     """
-    from cli.loading import check_vocabulary, load_sparse, load_tokenizer
+    from cli.loading import load_sparse, load_tokenizer
     from foundation.statistics import mean_estimate
     from sparse_model.corpus.corpus import Corpus
     from sparse_model.training.evaluation import sequence_losses
@@ -73,7 +73,7 @@ def evaluate(
 
     network = load_sparse(model, check_device(device))
     data = Corpus.load(corpus)
-    check_vocabulary(data, load_tokenizer(model))
+    data.check_tokenizer(load_tokenizer(model))
     losses = {
         name: mean_estimate(sequence_losses(network, held_out[:blocks]), seed)
         for name, held_out in data.held_out.items()

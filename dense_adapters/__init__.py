@@ -1,7 +1,6 @@
 """Hugging Face causal language models as residual stacks, proven at load.
 
 errors.py        the one error for what cannot be used
-loading.py       load a model and tokenizer by id, folder or GGUF file
 kinds.py         refuse encoders and state-space models by their configuration
 anatomy.py       find the trunk and its layers
 trace.py         watch one forward pass
@@ -14,6 +13,7 @@ stack.py         DenseStack: the resolved, probed model
 walk.py          step through the residual stream
 probe.py         the numeric proof at load
 probe_report.py  its findings
+loading.py       load a model and tokenizer by id, folder or GGUF file, plainly or as a stack
 positions.py     prompt, generated and padding positions of a running forward
 live_sites.py    where sites can be seen and changed on the running model
 editing.py       edits of the live model
@@ -29,7 +29,7 @@ from dense_adapters.block_spec import BlockSpec, Sublayer
 from dense_adapters.checkpoint import BakeRecord, bake, undo_bake
 from dense_adapters.editing import EditFn
 from dense_adapters.errors import AttachError
-from dense_adapters.loading import load_dense
+from dense_adapters.loading import load_dense, load_stack
 from dense_adapters.probe_report import ProbeReport
 from dense_adapters.stack import DenseStack
 from dense_adapters.walk import Walk
@@ -47,5 +47,6 @@ __all__ = [
     "Walk",
     "bake",
     "load_dense",
+    "load_stack",
     "undo_bake",
 ]

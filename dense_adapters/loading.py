@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from dense_adapters.errors import AttachError
 from dense_adapters.kinds import refuse_encoders
+from dense_adapters.stack import DenseStack
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -73,3 +74,19 @@ def _reading(what: str, name: str, load: Any, options: dict[str, Any]) -> Any:
             f"the {what} of {name!r} does not load: {reason}; "
             "give a Hugging Face id, or a folder with configuration, weights and tokenizer"
         ) from failure
+
+
+def load_stack(model: str, device: str = "cpu") -> tuple[DenseStack, Any]:
+    """A dense model as a residual stack, proven at every site, and its tokenizer.
+
+    Raises:
+        AttachError: it does not load, is not a decoder-only language model, or the numeric probe refused some of its sites.
+    """
+    network, tokenizer = load_dense(model, device=device)
+    stack = DenseStack(network)
+    if stack.report.refused:
+        raise AttachError(
+            f"{model}: {len(stack.report.refused)} sites fail the adapter's probe ({stack.report.refused[0]}); "
+            f"see sparsebridge dense check {model}"
+        )
+    return stack, tokenizer

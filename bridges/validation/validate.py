@@ -19,23 +19,11 @@ from bridges.validation.standing import choose_standing, claim_of, judge_standin
 from bridges.validation.verdict import Gate, verdict
 from dense_adapters import DenseStack
 from sparse_model.circuits.circuit import Circuit
+from sparse_model.tasks.splits import Splits
 from sparse_model.tasks.token_pairs import TokenPairs
 from sparse_model.transformer.model import SparseTransformer
 
 DIRECTIONS = {"a_to_b": True, "b_to_a": False}
-
-
-@dataclass(frozen=True)
-class Splits:
-    """Pairs of one task: to fit on, to choose on, to report on."""
-
-    train: TokenPairs
-    validation: TokenPairs
-    held_out: TokenPairs
-
-    def sizes(self) -> dict[str, int]:
-        """Number of pairs by split."""
-        return {"train": len(self.train), "validation": len(self.validation), "held_out": len(self.held_out)}
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from foundation.artefacts import read_json
+from foundation.errors import UserError
 from sparse_model.corpus.fragment import Split
 from sparse_model.corpus.sources import CorpusError
+from sparse_model.corpus.tokenizer import tokenizer_fingerprint
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 DESCRIPTION_FILE = "corpus.json"
 
@@ -67,6 +69,18 @@ class Corpus:
     def fingerprint(self) -> str:
         """The tokenizer's fingerprint: corpora that share it share token ids."""
         return str(self.description["tokenizer_fingerprint"])
+
+    def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Refuse a model that reads other tokens.
+
+        Raises:
+            UserError: the tokenizers differ.
+        """
+        if tokenizer_fingerprint(tokenizer) != self.fingerprint:
+            raise UserError(
+                f"{self.folder}: was tokenised with another tokenizer than the model's; build a corpus with "
+                "sparsebridge corpus build --tokenizer MODEL"
+            )
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from sparse_model.corpus.sources import CorpusError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 END_OF_TEXT = "<|endoftext|>"
 """The one special token: begins every document, and serves as bos, eos and pad."""
@@ -108,7 +108,7 @@ def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
     return max(len(tokenizer), max(tokenizer.get_vocab().values()) + 1)
 
 
-def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """Sha256, in hex, of the tokenizer's JSON with sorted keys and no white space."""
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     state["truncation"] = state["padding"] = None

@@ -11,7 +11,6 @@ and a finished circuit are read from their folders, not made again.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +22,11 @@ from sparse_model.circuits.circuit import Circuit
 from sparse_model.circuits.config import PruneConfig
 from sparse_model.circuits.prune import prune, task_loss, worst_loss
 from sparse_model.corpus.corpus import Corpus
-from sparse_model.corpus.fragment import Split
 from sparse_model.plan.size import model_size
 from sparse_model.studies.arms import Arm, run_arm
 from sparse_model.tasks import find_task
-from sparse_model.tasks.token_pairs import TokenPairs, tokenise_pairs
+from sparse_model.tasks.splits import Splits, task_splits
+from sparse_model.tasks.token_pairs import TokenPairs
 from sparse_model.training.config import TrainConfig
 from sparse_model.transformer.model import SparseTransformer
 from sparse_model.transformer.shape import SparseShape
@@ -111,7 +110,10 @@ def run_sweep(
     Raises:
         UserError: there is no such task, or the folder holds a sweep with other settings.
     """
-    pairs = {task: _splits(task, data, settings, device) for task in tasks}  # refused before anything is trained
+    pairs = {
+        task: task_splits(find_task(task), data.tokenizer, settings.pairs, PAIRS, settings.seed, device)
+        for task in tasks
+    }  # refused before anything is trained
     found = []
     for point in points:
         outcome = run_arm(point.arm, point.arm.train.seed, data, folder, device=device)
@@ -139,15 +141,6 @@ def geometric_mean(circuits: Mapping[str, Mapping[str, Any]], tasks: Sequence[st
     return math.exp(sum(math.log(max(1, circuits[task]["edges"])) for task in tasks) / len(tasks))
 
 
-@dataclass(frozen=True)
-class _Splits:
-    """Pairs to fit on, to decide on and to report on."""
-
-    train: TokenPairs
-    validation: TokenPairs
-    held_out: TokenPairs
-
-
 def held_out_losses(model: SparseTransformer, circuit: Circuit, pairs: TokenPairs) -> dict[str, float]:
     """Binary losses in nats: of the circuit alone, of the same calibrated, and of the whole model."""
     within = circuit.within(model)
@@ -158,17 +151,8 @@ def held_out_losses(model: SparseTransformer, circuit: Circuit, pairs: TokenPair
     }
 
 
-def _splits(task: str, data: Corpus, settings: PruneConfig, device: str) -> _Splits:
-    found = find_task(task)
-
-    def pairs(split: Split, count: int) -> TokenPairs:
-        return tokenise_pairs(found, data.tokenizer, count, split, settings.seed).to(device)
-
-    return _Splits(pairs("train", settings.pairs), pairs("validation", PAIRS), pairs("held_out", PAIRS))
-
-
 def _circuit(
-    model: SparseTransformer, task: str, splits: _Splits, data: Corpus, place: Path, settings: PruneConfig
+    model: SparseTransformer, task: str, splits: Splits, data: Corpus, place: Path, settings: PruneConfig
 ) -> dict[str, Any]:
     """Size and held-out losses of one circuit, or the whole model's loss where it does not do the task."""
     folder = place / "circuits"

@@ -12,16 +12,17 @@ from bridges.alignment import align
 from bridges.bridge import Bridge
 from bridges.evaluate import evaluate_bridge
 from bridges.explain import Explanation, dense_accuracy
-from bridges.reference_text import builtin_blocks
 from bridges.reports.circuit_graph import circuit_graph
 from bridges.validation.isolation import ReferenceText
-from bridges.validation.validate import Splits, Validation, validate_circuit
+from bridges.validation.validate import Validation, validate_circuit
 from dense_adapters import DenseStack
 from foundation.fingerprints import model_fingerprint
 from sparse_model import SparseTransformer
 from sparse_model.circuits.ablation import ablation_values
 from sparse_model.circuits.circuit import Circuit
 from sparse_model.circuits.evaluate import evaluate_circuit
+from sparse_model.corpus.reference_text import builtin_blocks
+from sparse_model.tasks.splits import Splits
 from sparse_model.tasks.task import TextPair
 from sparse_model.tasks.token_pairs import TokenPairs, tokenise_pairs
 from sparse_model.transformer.nodes import node_locations

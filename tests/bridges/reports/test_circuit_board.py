@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from bridges.reference_text import builtin_blocks
 from bridges.reports.board_page import board_page
 from bridges.reports.circuit_board import TokenEffects, circuit_board, place_of, token_effects
 from bridges.reports.circuit_graph import shortest
@@ -16,6 +15,7 @@ from bridges.reports.figures.board_drawing import board_drawing
 from bridges.reports.figures.board_layout import lay_out_board
 from sparse_model.circuits.ablation import final_logits
 from sparse_model.circuits.prune import trim
+from sparse_model.corpus.reference_text import builtin_blocks
 from sparse_model.transformer.nodes import Node
 from sparse_model.transformer.taps import At, Chain
 

@@ -1,7 +1,7 @@
 """What the `edit` commands do, between their options and the packages."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -125,12 +125,11 @@ def generate(
     device: str,
 ) -> dict[str, Any]:
     """Continuations of a prompt without and with the edit."""
-    import torch
-
     from bridges.edits.edit_folder import edit_form
     from bridges.edits.mapping import check_base_model
     from bridges.edits.paired_artefact import load_paired
     from bridges.edits.standing_artefact import load_standing
+    from dense_adapters.generation import continue_text, encode
 
     form = edit_form(folder)
     edit: Any = load_paired(folder) if form == "paired" else load_standing(folder)
@@ -142,35 +141,19 @@ def generate(
         raise UserError(f"{folder}: is a paired edit and acts on the prompt alone; leave --where out")
     stack, tokenizer = load_stack(dense, device)
     check_base_model(edit.model_fingerprint, stack, dense)
-    tokens = encode(tokenizer, prompt, device)
-    other = None if counterfactual is None else encode(tokenizer, counterfactual, device)
-    limit = getattr(stack.model.config, "max_position_embeddings", None)
-    if limit is not None and tokens.shape[1] + new_tokens > limit:
-        raise UserError(
-            f"{tokens.shape[1]} prompt tokens and {new_tokens} new ones exceed the model's {limit}; shorten --prompt "
-            "or lower --tokens"
-        )
+    tokens = encode(tokenizer, prompt.replace("\\n", "\n"), device)
+    other = None if counterfactual is None else encode(tokenizer, counterfactual.replace("\\n", "\n"), device)
 
-    def run(context: AbstractContextManager[None]) -> str:
-        torch.manual_seed(seed)
-        options = {"do_sample": True, "temperature": temperature, "top_k": 0} if sample else {"do_sample": False}
-        with context, torch.no_grad():
-            found = stack.model.generate(
-                tokens,
-                attention_mask=torch.ones_like(tokens),
-                max_new_tokens=new_tokens,
-                use_cache=cache,
-                pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
-                **options,
-            )
-        return str(tokenizer.decode(found[0, tokens.shape[1] :], skip_special_tokens=True))
+    def run(context: AbstractContextManager[None] | None = None) -> str:
+        warmth = temperature if sample else None
+        return continue_text(stack, tokenizer, tokens, new_tokens, context, warmth, cache, seed)
 
     applied = edit.applied(stack, strength, where) if other is None else edit.applied(stack, tokens, other, strength)
     return {
         "claim": edit.claim,
         "strength": edit.strength if strength is None else strength,
         "prompt": prompt,
-        "unedited": run(nullcontext()),
+        "unedited": run(),
         "edited": run(applied),
     }
 
@@ -210,18 +193,6 @@ def bake_nodes(
         (temporary / "baked").rmdir()
     after = DenseStack(load_dense(str(out), device=device)[0]).fingerprint
     return {"out": str(out), "nodes": list(nodes or known), "how": how, "before": stack.fingerprint, "after": after}
-
-
-def encode(tokenizer: Any, text: str, device: str) -> Any:
-    """Token ids [1, T] of a prompt, the beginning-of-text token in front if the tokenizer has one."""
-    import torch
-
-    ids = tokenizer(text.replace("\\n", "\n"), add_special_tokens=False)["input_ids"]
-    if tokenizer.bos_token_id is not None:
-        ids = [tokenizer.bos_token_id, *ids]
-    if not ids:
-        raise UserError("--prompt is empty; give some text to continue")
-    return torch.tensor([ids], device=device)
 
 
 def validate_one(

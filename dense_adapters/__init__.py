@@ -18,6 +18,7 @@ positions.py     prompt, generated and padding positions of a running forward
 live_sites.py    where sites can be seen and changed on the running model
 editing.py       edits of the live model
 recording.py     recordings of the live model
+generation.py    text from the live model, edited or not
 fingerprint.py   one hash of a model
 readers.py       which weights read a site
 bake.py          edits in weight space

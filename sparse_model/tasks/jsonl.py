@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random
 from typing import get_args
@@ -32,13 +32,34 @@ def load_task(path: Path, name: str | None = None) -> Task:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise TaskError(f"{path}: not UTF-8 text ({error.reason}); convert it to UTF-8") from None
+    records = [_parse(line, f"{path} line {number}") for number, line in enumerate(lines, start=1) if line.strip()]
+    if not records:
+        raise TaskError(f"{path}: holds no pairs; write one JSON object a line with {', '.join(REQUIRED_FIELDS)}")
+    return _task_of(records, name or path.stem, f"pairs from {path.name}")
+
+
+def task_of_rows(rows: Sequence[Sequence[str]], name: str) -> Task:
+    """The task of rows (prompt a, answer a, prompt b, answer b), dealt out as lines of a file are.
+
+    Raises:
+        TaskError: there is no row, or one is not four texts; the message says which.
+    """
+    if not rows:
+        raise TaskError(f"task {name}: there are no rows; give rows of {', '.join(REQUIRED_FIELDS)}")
+    records = []
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(REQUIRED_FIELDS) or not all(isinstance(text, str) and text for text in row):
+            raise TaskError(f"task {name}, row {number}: is not four texts; write {', '.join(REQUIRED_FIELDS)}")
+        records.append(dict(zip(REQUIRED_FIELDS, row, strict=True)))
+    return _task_of(records, name, "pairs of one's own")
+
+
+def _task_of(records: Sequence[Mapping[str, str]], name: str, description: str) -> Task:
+    """The task of well-formed records."""
     pairs: dict[Split, list[TextPair]] = {split: [] for split in SPLITS}
     seen: set[frozenset[str]] = set()
     dealt = repeats = 0
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        record = _parse(line, f"{path} line {number}")
+    for record in records:
         prompts = frozenset((record["prompt_a"], record["prompt_b"]))
         if prompts in seen:
             repeats += 1
@@ -51,8 +72,6 @@ def load_task(path: Path, name: str | None = None) -> Task:
             dealt += 1
         a, b = (record["prompt_a"], record["answer_a"], ""), (record["prompt_b"], record["answer_b"], "")
         pairs[split].append(TextPair(*a, *b, template=record.get("template", NO_TEMPLATE)))
-    if not any(pairs.values()):
-        raise TaskError(f"{path}: holds no pairs; write one JSON object a line with {', '.join(REQUIRED_FIELDS)}")
 
     def candidates(split: Split, seed: int) -> Iterator[TextPair]:
         shuffled = list(pairs[split])
@@ -60,9 +79,7 @@ def load_task(path: Path, name: str | None = None) -> Task:
         yield from shuffled
 
     templates = {split: tuple(sorted({pair.template for pair in pairs[split]})) for split in SPLITS}
-    return Task(
-        name or path.stem, f"pairs from {path.name}", ("answer_a", "answer_b"), templates, candidates, True, repeats
-    )
+    return Task(name, description, ("answer_a", "answer_b"), templates, candidates, True, repeats)
 
 
 def _parse(line: str, place: str) -> dict[str, str]:

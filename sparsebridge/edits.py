@@ -1,0 +1,169 @@
+"""A circuit as a change of the dense model."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from bridges.edits.edit_folder import edit_form
+from bridges.edits.fit import node_edit
+from bridges.edits.mapping import check_base_model, map_circuit, map_nodes
+from bridges.edits.paired import Direction
+from bridges.edits.paired_artefact import PairedEdit, load_paired, make_paired, save_paired
+from bridges.edits.standing import StandingEdit, Where
+from bridges.edits.standing_artefact import load_standing, save_standing
+from bridges.validation.standing import choose_standing, claim_of
+from dense_adapters.generation import encode
+from foundation.errors import UserError
+from sparse_model.transformer.nodes import Node
+from sparsebridge.circuits import TaskCircuit
+from sparsebridge.dense import DenseModel
+from sparsebridge.tables import html_table
+
+
+@dataclass(frozen=True, eq=False)
+class CircuitEdit:
+    """A change of one dense model that follows a circuit."""
+
+    dense: DenseModel
+    edit: StandingEdit | PairedEdit
+    """the encoder and decoder rows of its nodes, and its rule"""
+
+    @property
+    def form(self) -> Literal["standing", "paired"]:
+        """standing: acts by itself; paired: makes one prompt act like a second one."""
+        return "standing" if isinstance(self.edit, StandingEdit) else "paired"
+
+    @property
+    def claim(self) -> str:
+        """What the edit is said to do."""
+        return self.edit.claim
+
+    @property
+    def strength(self) -> float:
+        """0 changes nothing, 1 is a full step."""
+        return self.edit.strength
+
+    def with_strength(self, strength: float) -> "CircuitEdit":
+        """The same edit at another strength."""
+        return CircuitEdit(self.dense, replace(self.edit, strength=strength))
+
+    @contextmanager
+    def applied(
+        self, prompt: str | None = None, counterfactual: str | None = None, where: Where = "both"
+    ) -> Iterator[DenseModel]:
+        """A context in which the dense model runs edited, `model.generate` included.
+
+        Args:
+            prompt, counterfactual: for a paired edit, the text it acts on and the text to act like, of equal token length.
+            where: the positions that a standing edit may touch.
+
+        Raises:
+            UserError: prompts are missing or not wanted, or of unequal length.
+        """
+        if isinstance(self.edit, StandingEdit):
+            if prompt is not None or counterfactual is not None:
+                raise UserError("a standing edit takes no prompts; call applied() without them")
+            context = self.edit.applied(self.dense.stack, where=where)
+        elif prompt is None or counterfactual is None:
+            raise UserError(
+                "a paired edit needs the prompt it acts on and the one to act like: applied(prompt, counterfactual)"
+            )
+        else:
+            device = self.dense.model.device
+            base, other = (encode(self.dense.tokenizer, text, device) for text in (prompt, counterfactual))
+            context = self.edit.applied(self.dense.stack, base, other)
+        with context:
+            yield self.dense
+
+    def save(self, folder: str | Path, overwrite: bool = False) -> None:
+        """Write the edit; it needs neither the sparse model nor the corpus to be applied again.
+
+        Raises:
+            UserError: the folder exists and `overwrite` is false.
+        """
+        if isinstance(self.edit, StandingEdit):
+            save_standing(self.edit, Path(folder), overwrite)
+        else:
+            save_paired(self.edit, Path(folder), overwrite)
+
+    def __repr__(self) -> str:
+        nodes = sum(len(site.nodes) for site in self.edit.sites)
+        return f"CircuitEdit({self.claim!r}: {self.form}, {nodes} nodes, strength {self.strength:g})"
+
+    def _repr_html_(self) -> str:
+        rows = [[str(site.dense_site), str(len(site.nodes)), ", ".join(site.nodes)] for site in self.edit.sites]
+        return html_table(repr(self), ("dense site", "nodes", "which"), rows)
+
+
+def edit(
+    circuit: TaskCircuit,
+    form: Literal["standing", "paired"] = "standing",
+    direction: Literal["a_to_b", "b_to_a"] = "a_to_b",
+    nodes: Sequence[str] = (),
+    rule: str | None = None,
+    value: float | None = None,
+    strength: float | None = None,
+) -> CircuitEdit:
+    """Map a circuit through the bridges to an edit of the dense model.
+
+    Args:
+        form: standing acts by itself; paired makes one prompt act like a second one.
+        direction: of a standing edit: which answer it moves to which.
+        nodes: only these nodes, such as "1.mlp.act_in:17"; unset, the whole circuit.
+        rule: of a standing edit: unset moves one answer's activations to the other's; or ablate, scale, clamp, add.
+        value: for clamp and add, in stream units of the sparse model.
+        strength: unset, as chosen on validation pairs (or 1).
+
+    Raises:
+        UserError: nothing maps, a node is not in the circuit, or an option does not belong to the form.
+    """
+    bridge = circuit.bridge
+    parts = bridge.artefact.bridge, bridge.sparse, bridge.dense.stack
+    chosen = [_kept(name, circuit) for name in nodes]
+    found: StandingEdit | PairedEdit
+    if form == "paired":
+        if rule is not None or value is not None:
+            raise UserError("rule and value belong to standing edits; a paired edit follows its second prompt")
+        sites = map_nodes(chosen, *parts) if chosen else map_circuit(circuit.circuit, *parts)
+        claim = f"{circuit.task.name}: act as on the counterfactual prompt"
+        found = make_paired(sites, parts[0], parts[2], circuit.task.name, claim, "closed", 1.0)
+    elif rule is None:
+        if chosen or value is not None:
+            raise UserError(
+                "nodes and value need a rule: ablate, scale, clamp or add; without one the whole circuit is moved"
+            )
+        forward = direction == "a_to_b"
+        fit_on, choose_on = (
+            Direction.of(pairs, forward) for pairs in (circuit.splits.train, circuit.splits.validation)
+        )
+        found = choose_standing(
+            circuit.circuit, fit_on, choose_on, *parts, bridge.text, claim_of(circuit.task.name, forward)
+        )
+    else:
+        reads = chosen or [node for node in circuit.nodes if node.part == "act_in"]
+        values = {} if value is None else {"value": value}
+        found = node_edit(reads, rule, values, *parts, bridge.text.h, circuit.task.name)
+    return CircuitEdit(bridge.dense, found if strength is None else replace(found, strength=strength))
+
+
+def load_edit(folder: str | Path, dense: DenseModel) -> CircuitEdit:
+    """Read an edit for the dense model it was made for.
+
+    Raises:
+        UserError: the folder is damaged, or the edit was made for another model.
+    """
+    folder = Path(folder)
+    found = load_paired(folder) if edit_form(folder) == "paired" else load_standing(folder)
+    check_base_model(found.model_fingerprint, dense.stack, dense.name)
+    return CircuitEdit(dense, found)
+
+
+def _kept(name: str, circuit: TaskCircuit) -> Node:
+    node = Node.parse(name)
+    if node not in circuit.nodes:
+        raise UserError(
+            f"node '{name}' is not in the circuit for '{circuit.task.name}'; its nodes are in circuit.nodes"
+        )
+    return node

@@ -1,0 +1,131 @@
+"""Whether a circuit explains the dense model, and pages that show it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bridges.reports.circuit_graph import circuit_graph
+from bridges.reports.page import render_artefact, render_page, write_report
+from bridges.validation.validate import validate_circuit
+from foundation.errors import UserError
+from sparse_model.circuits.config import PruneConfig
+from sparse_model.tasks.task import Task
+from sparsebridge.bridged import BridgedModel
+from sparsebridge.circuits import EVALUATE_PAIRS, TaskCircuit, prune
+from sparsebridge.tables import html_table
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """Whether a circuit's edits do in the dense model what the circuit claims, gate by gate."""
+
+    circuit: TaskCircuit
+    details: Mapping[str, object]
+    """every figure with its interval and its controls"""
+    gates: tuple[Mapping[str, object], ...]
+    """name, measured, required, passed, meaning"""
+    word: str
+    passed: bool
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """Names of the gates that did not pass."""
+        return tuple(str(gate["name"]) for gate in self.gates if not gate["passed"])
+
+    def to_report(self) -> dict[str, object]:
+        """The JSON that every page is drawn from; its keys are in docs/report.md."""
+        found, sparse = self.circuit, self.circuit.bridge.sparse
+        graph = circuit_graph(sparse, found.circuit, found.splits.held_out, found.bridge.artefact.tokenizer)
+        return {"verdict": self.word, "tasks": {found.task.name: {"details": dict(self.details), "circuit": graph}}}
+
+    def __repr__(self) -> str:
+        passed = f"{len(self.gates) - len(self.failed)} of {len(self.gates)} gates passed"
+        return f"Verdict({self.circuit.task.name!r}: {self.word}; {passed})"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            ["yes" if gate["passed"] else "NO", *(str(gate[key]) for key in ("name", "measured", "required"))]
+            for gate in self.gates
+        ]
+        return html_table(repr(self), ("passed", "gate", "measured", "required"), rows)
+
+
+def validate(circuit: TaskCircuit, draws: int = 100) -> Verdict:
+    """Test on held-out prompts whether a circuit's edits do in the dense model what the circuit claims.
+
+    Args:
+        draws: random edits per direction that the circuit's are compared to; 100 for p < 0.01.
+
+    Raises:
+        UserError: no node of the circuit maps to the dense model.
+    """
+    bridge = circuit.bridge
+    parts = bridge.artefact.bridge, bridge.sparse, bridge.dense.stack
+    found = validate_circuit(circuit.circuit, *parts, circuit.splits, bridge.text, draws, circuit.seed)
+    judged = found.report["verdict"]
+    word = str(judged.get("word", "passed" if found.passed else "failed"))
+    return Verdict(circuit, found.report, tuple(judged["gates"]), word, found.passed)
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """A task's circuit and the verdict on it."""
+
+    circuit: TaskCircuit
+    verdict: Verdict
+
+    def __repr__(self) -> str:
+        return f"Explanation({self.circuit!r}, {self.verdict!r})"
+
+    def _repr_html_(self) -> str:
+        return self.verdict._repr_html_() + self.circuit._repr_html_()
+
+
+def explain(
+    bridge: BridgedModel,
+    task: str | Path | Task | Sequence[Sequence[str]],
+    settings: PruneConfig | None = None,
+    evaluate_pairs: int = EVALUATE_PAIRS,
+    draws: int = 100,
+) -> Explanation:
+    """The whole job on one task: prune a circuit, map it to edits of the dense model, and judge them.
+
+    Args:
+        task: a built-in name, a `.jsonl` file, a task, or rows (prompt a, answer a, prompt b, answer b).
+        settings: how the circuit is pruned.
+        evaluate_pairs: pairs to choose on, and as many held out.
+        draws: random edits per direction that the circuit's are compared to.
+
+    Raises:
+        UserError: the sparse model does not do the task, too few pairs fit, or nothing maps.
+    """
+    circuit = prune(bridge, task, settings, evaluate_pairs)
+    return Explanation(circuit, validate(circuit, draws))
+
+
+def report(what: TaskCircuit | Verdict | Explanation | str | Path, path: str | Path, overwrite: bool = False) -> Path:
+    """Write a self-contained HTML page; returns where it is.
+
+    Args:
+        what: a verdict or explanation, a circuit (drawn as a board), or the folder of any artefact.
+        path: an `.html` file; for a verdict also a folder, which then holds `report.json` beside the page.
+
+    Raises:
+        UserError: the path exists and `overwrite` is false, or its folder does not.
+    """
+    path = Path(path)
+    if isinstance(what, Explanation):
+        what = what.verdict
+    if isinstance(what, Verdict) and path.suffix != ".html":
+        write_report(path, what.to_report(), overwrite)
+        return path / "report.html"
+    if path.exists() and not overwrite:
+        raise UserError(f"{path}: already exists; choose another path or pass overwrite=True")
+    if path.suffix != ".html" or not path.parent.is_dir():
+        raise UserError(f"{path}: give the name of an .html file in a folder that exists")
+    if isinstance(what, Verdict):
+        page = render_page(what.to_report())
+    else:
+        page = what.board() if isinstance(what, TaskCircuit) else render_artefact(Path(what))
+    path.write_text(page, encoding="utf-8")
+    return path

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from bridges.alignment import AlignedSite, SiteAlignment
+from bridges.alignment import SiteAlignment
 from bridges.bridge import Bridge
 from bridges.protocol import ResidualStack, residual_sites
 from foundation.artefacts import read_json, read_tensors, save_tensors, write_json
@@ -89,9 +89,7 @@ def load_bridge(folder: Path, device: str = "cpu") -> BridgeArtefact:
         raise UserError(
             f"{folder / 'sparse'}: is not the sparse model this bridge was trained with; restore or retrain it"
         )
-    alignment = SiteAlignment(
-        tuple(AlignedSite(s, d) for s, d in description["alignment"]["sites"]), description["alignment"]["is_identity"]
-    )
+    alignment = SiteAlignment.from_json(description["alignment"])
     bridge = Bridge(alignment, description["d_sparse"], description["d_dense"], description["topk_fraction"])
     tensors = read_tensors(folder / "bridge.safetensors", "bridge")
     try:

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
+from bridges.alignment import AlignmentRule
 from bridges.bridge import Bridge
 from bridges.losses import kl_of_streams, nmse
 from bridges.protocol import ResidualStack, Walk, residual_sites
@@ -34,6 +35,10 @@ class BridgeConfig(Settings):
     nmse: float = Field(1.0, ge=0, description="c₁, weight of M2")
     dense_to_sparse: float = Field(1.0, ge=0, description="c₂, weight of M3")
     sparse_to_dense: float = Field(1.0, ge=0, description="c₃, weight of M4")
+    align: AlignmentRule = Field(
+        "every",
+        description="which sites of a sparse model of other depth meet the dense one: layer boundaries alone, or every site",
+    )
     crossings: int = Field(0, ge=0, description="sites crossed per step and direction, drawn at random; 0 for all")
     lr: float = Field(2e-3, gt=0, description="peak learning rate of encoders and decoders")
     eps: float = Field(1e-8, gt=0, description="AdamW ε of encoders and decoders")

@@ -82,7 +82,8 @@ def bridged_workload(config: SparseConfig, dense: DenseShape, bridge: BridgeConf
             f"the sparse model has {config.n_layer} layers, the dense one {dense.n_layer}; lower --sparse-n-layer"
         )
     S, D, V, T = config.d_model, dense.d_model, dense.vocab_size, config.block_size
-    pieces = 2 * config.n_layer if config.n_layer == dense.n_layer else config.n_layer
+    every = config.n_layer == dense.n_layer or bridge.align == "every"
+    pieces = 2 * config.n_layer if every else config.n_layer
     sites = pieces + 1
     chosen = sites if bridge.crossings in (0, *range(sites, bridge.crossings + 1)) else bridge.crossings
     to_sparse, to_dense = bool(bridge.dense_to_sparse), bool(bridge.sparse_to_dense)

@@ -50,9 +50,8 @@ def train_bridge(
     torch.manual_seed(train.seed)
     document_token = shape.document_token(tokenizer.bos_token_id, bridged=True)
     sparse = SparseTransformer(shape.config(dense.vocab_size, train_blocks.shape[1], document_token)).to(device)
-    bridge = Bridge(align(sparse, dense), sparse.d_model, dense.d_model, bridge_config.topk_fraction, train.seed).to(
-        device
-    )
+    alignment = align(sparse, dense, bridge_config.align)
+    bridge = Bridge(alignment, sparse.d_model, dense.d_model, bridge_config.topk_fraction, train.seed).to(device)
     bridge.set_dense_scale(dense_rms(dense, bridge, train_blocks[:REFERENCE_BLOCKS], device).clamp(min=1e-6))
     objective = BridgedObjective(sparse, dense, bridge, bridge_config)
     identity = {

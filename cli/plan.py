@@ -105,7 +105,8 @@ def _measure(
         from dense_adapters import load_stack
 
         stack, _ = load_stack(dense, device)
-        pair = Bridge(align(model, stack), model.d_model, stack.d_model, bridge.topk_fraction, train.seed).to(device)
+        alignment = align(model, stack, bridge.align)
+        pair = Bridge(alignment, model.d_model, stack.d_model, bridge.topk_fraction, train.seed).to(device)
         objective = BridgedObjective(model, stack, pair, bridge)
     return seconds_per_step(objective, train, config.vocab_size, block_length, MEASURED_STEPS)
 

@@ -39,7 +39,7 @@ def test_work_and_memory_of_a_bridged_step(
     stack = DenseStack(network.requires_grad_(False))
     sparse: SparseTransformer = tiny_sparse(d_model=48, d_mlp=192, block_size=64)
     settings = BridgeConfig(crossings=crossings)
-    bridge = Bridge(align(sparse, stack), 48, 32, 0.25)
+    bridge = Bridge(align(sparse, stack, settings.align), 48, 32, 0.25)
     objective = BridgedObjective(sparse, stack, bridge, settings)
     found = bridged_workload(
         sparse.config, dense_shape(str(tmp_path), 64), settings, TrainConfig(batch_size=2, density=0.1)

@@ -15,10 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from bridges.config import AlignmentRule
 from bridges.protocol import ResidualStack
 from foundation.errors import UserError
-
-AlignmentRule = Literal["boundaries", "every"]
 
 
 @dataclass(frozen=True)

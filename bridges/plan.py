@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from bridges.config import BridgeConfig
 from bridges.losses import CHUNK_ELEMENTS
-from bridges.objective import BridgeConfig
 from foundation.errors import UserError
 from sparse_model.plan.flops import Work, attention_work, mlp_work, model_work, unembedding_work
 from sparse_model.plan.memory import FULL, attention_bytes, head_bytes, mlp_bytes, trunk_bytes, widest_bytes

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from bridges.objective import BridgeConfig
+from bridges.config import BridgeConfig
 from bridges.training import train_bridge
 from dense_adapters import DenseStack, load_dense
 from foundation.errors import UserError
@@ -21,8 +21,8 @@ from sparse_model.corpus.build import build_corpus
 from sparse_model.corpus.config import CorpusConfig
 from sparse_model.corpus.corpus import Corpus
 from sparse_model.training.batches import Batches
-from sparse_model.training.config import TrainConfig
-from sparse_model.training.dense import DenseConfig, make_gpt2, save_dense
+from sparse_model.training.config import DenseConfig, TrainConfig
+from sparse_model.training.dense import make_gpt2, save_dense
 from sparse_model.training.objective import LanguageModelling
 from sparse_model.training.run import train_artefact
 from sparse_model.training.validation import Validation

@@ -10,8 +10,9 @@ from transformers import PreTrainedTokenizerBase
 from bridges.alignment import align
 from bridges.artefact import dense_rms, measure_rms_ratio, save_bridge
 from bridges.bridge import Bridge
+from bridges.config import BridgeConfig
 from bridges.evaluate import evaluate_bridge
-from bridges.objective import BridgeConfig, BridgedObjective
+from bridges.objective import BridgedObjective
 from dense_adapters import DenseStack
 from sparse_model.training.batches import Batches
 from sparse_model.training.config import TrainConfig

@@ -5,13 +5,14 @@ from typing import Annotated, Any
 
 import typer
 
-from bridges.objective import BridgeConfig
+from bridges.config import BridgeConfig
+from cli.app import App
 from cli.options import DenseOption, Device, Json, Out, Overwrite, check_device, with_settings
 from cli.output import interval, print_json, print_table, say
 from sparse_model.training.config import TrainConfig
 from sparse_model.transformer.shape import SparseShape
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=__doc__)
+app = App(help=__doc__)
 
 Model = Annotated[
     str, typer.Argument(help="Hugging Face id, folder, or folder holding one .gguf file", show_default=False)

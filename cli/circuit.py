@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cli.app import App
 from cli.circuit_compare import compare
 from cli.circuit_show import show
 from cli.dropped import say_dropped
@@ -12,7 +13,7 @@ from cli.options import CorpusText, Device, Json, Out, Overwrite, TaskOption, ch
 from cli.output import print_json, print_table, say
 from sparse_model.circuits.config import PruneConfig
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=__doc__)
+app = App(help=__doc__)
 
 ModelArgument = Annotated[
     Path,

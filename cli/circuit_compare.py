@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,8 +10,11 @@ from cli.dropped import say_dropped
 from cli.options import Device, Json, Out, check_device, with_settings
 from cli.output import interval, print_json, print_table, say
 from foundation.errors import UserError
-from sparse_model.circuits.compare import MODELS, CompareConfig, Point
+from sparse_model.circuits.config import MODELS, CompareConfig
 from sparse_model.corpus.fragment import Split
+
+if TYPE_CHECKING:
+    from sparse_model.circuits.compare import Point
 
 BUNDLED = Path(__file__).parent / "bundled"
 EQUAL_LOSS = 0.02
@@ -140,10 +143,10 @@ def _claim(out: Path, identity: dict[str, Any]) -> None:
 
 def _sweep_all(
     out: Path, models: dict[str, Any], tokenizer: Any, tasks: list[str], config: CompareConfig, blocks: int, device: str
-) -> tuple[dict[str, dict[str, list[Point]]], dict[str, str]]:
+) -> tuple[dict[str, dict[str, list["Point"]]], dict[str, str]]:
     """The points of every model and task, and why a task was refused; what the folder already holds is not done again."""
     from sparse_model.circuits.ablation import ablation_values
-    from sparse_model.circuits.compare import sweep
+    from sparse_model.circuits.compare import Point, sweep
     from sparse_model.corpus.reference_text import reference_blocks
     from sparse_model.tasks import TaskError, find_task
     from sparse_model.tasks.token_pairs import tokenise_pairs
@@ -182,7 +185,7 @@ def _sweep_all(
     return sweeps, refused
 
 
-def _brief(points: list[Point]) -> str:
+def _brief(points: list["Point"]) -> str:
     return (
         ", ".join(f"{p.edges} edges at {p.target:g}" for p in points) or "no target is within the whole model's reach"
     )

@@ -5,11 +5,12 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from cli.app import App
 from cli.options import Json, Out, Overwrite, with_settings
 from cli.output import print_json, print_table, say
 from sparse_model.corpus.config import CorpusConfig
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=__doc__)
+app = App(help=__doc__)
 
 SourceOption = Annotated[
     list[str] | None,

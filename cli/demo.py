@@ -6,10 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
+from cli.app import App
 from cli.options import Device, Json, check_device
 from cli.output import interval, print_json, print_table, say
 
-app = typer.Typer(rich_markup_mode=None, help=__doc__)
+app = App(help=__doc__)
 BUNDLED = Path(__file__).parent / "bundled"
 
 

@@ -5,12 +5,12 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from cli.app import App
 from cli.options import Device, Json, Out, Overwrite, check_device, with_settings
 from cli.output import print_json, print_table, say
-from sparse_model.training.config import TrainConfig
-from sparse_model.training.dense import DenseConfig
+from sparse_model.training.config import DenseConfig, TrainConfig
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=__doc__)
+app = App(help=__doc__)
 
 
 @app.callback()

@@ -1,14 +1,19 @@
 """What commands say about pairs that a tokenizer, or a file that repeats itself, made them leave out."""
 
 from collections import Counter
+from typing import TYPE_CHECKING
 
 from cli.output import say
-from sparse_model.tasks.task import Task
-from sparse_model.tasks.token_pairs import TokenPairs, reasons
+
+if TYPE_CHECKING:
+    from sparse_model.tasks.task import Task
+    from sparse_model.tasks.token_pairs import TokenPairs
 
 
-def say_dropped(task: Task, *splits: TokenPairs) -> None:
+def say_dropped(task: "Task", *splits: "TokenPairs") -> None:
     """One line on stderr about pairs that were left out, and why; none where all were taken."""
+    from sparse_model.tasks.token_pairs import reasons
+
     dropped = Counter({"equal to an earlier pair": task.repeats} if task.repeats else {})
     for pairs in splits:
         dropped.update(pairs.dropped)

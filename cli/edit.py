@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from cli.app import App
 from cli.options import (
     BridgeOption,
     CorpusText,
@@ -18,7 +19,7 @@ from cli.options import (
 )
 from cli.output import interval, print_json, print_table, say
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=__doc__)
+app = App(help=__doc__)
 
 CircuitArgument = Annotated[Path, typer.Argument(help="a circuit folder", show_default=False)]
 EditArgument = Annotated[Path, typer.Argument(help="an edit folder", show_default=False)]

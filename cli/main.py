@@ -7,11 +7,11 @@ Exit codes: 0 done, 1 a verdict failed, 2 the user's input is wrong, 3 the envir
 import importlib
 import os
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
+from cli.app import App, Group
 from foundation.errors import StoppedEarly, UserError
 
 COMMANDS = {
@@ -29,7 +29,7 @@ COMMANDS = {
 ClickException: type[Any] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 
-class LazyGroup(TyperGroup):
+class LazyGroup(Group):
     """Loads `cli.<name>` only when that command runs, so that `--help` needs no torch."""
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -51,11 +51,23 @@ class LazyGroup(TyperGroup):
             formatter.write_dl(list(COMMANDS.items()))
 
 
-app = typer.Typer(cls=LazyGroup, rich_markup_mode=None, no_args_is_help=True, add_completion=False)
+app = App(cls=LazyGroup, add_completion=True)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from foundation.versions import version_of
+
+        typer.echo(f"sparsebridge {version_of('sparsebridge')}")
+        raise typer.Exit
 
 
 @app.callback()
-def root() -> None:
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", help="print the version", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
     """Explain a Hugging Face language model through a weight-sparse one.
 
     Train bridges, prune a circuit, map it to edits of the dense model, and have the edits validated.
@@ -76,7 +88,7 @@ def run(arguments: list[str]) -> int:
         result = app(arguments, standalone_mode=False, prog_name="sparsebridge")
         return result if isinstance(result, int) else 0
     except ClickException as error:
-        return _fail(f"{error.format_message()} (see sparsebridge {' '.join(_words(arguments))} --help)", 2)
+        return _fail(f"{error.format_message().rstrip('.')} (see {error.ctx.command_path} --help)", 2)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("stopped; nothing was half written", 130)
     except UserError as error:
@@ -89,15 +101,6 @@ def run(arguments: list[str]) -> int:
         )
     except OSError as error:
         return _fail(f"{error.filename or 'the file system'}: {error.strerror or error}", 3)
-
-
-def _words(arguments: list[str]) -> list[str]:
-    words: list[str] = []
-    for argument in arguments[:2]:
-        if argument.startswith("-"):
-            break
-        words.append(argument)
-    return words if words and words[0] in COMMANDS else []
 
 
 def _fail(message: str, code: int) -> int:

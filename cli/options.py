@@ -15,13 +15,21 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 
+from cli.app import GENERAL
 from foundation.errors import UserError
 from foundation.settings import Settings, read_mapping
 
-Out = Annotated[Path, typer.Option("--out", "-o", help="folder or file to write", show_default=False)]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace what --out already holds")]
-Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps")]
-Json = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout; all else goes to stderr")]
+Out = Annotated[
+    Path, typer.Option("--out", "-o", help="folder or file to write", show_default=False, rich_help_panel=GENERAL)
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="replace what --out already holds", rich_help_panel=GENERAL)
+]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps", rich_help_panel=GENERAL)]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="print one JSON object on stdout; all else goes to stderr", rich_help_panel=GENERAL),
+]
 DenseOption = Annotated[
     str | None, typer.Option("--dense", help="the dense model; unset: where it was when the bridge was trained")
 ]
@@ -36,7 +44,7 @@ TaskOption = Annotated[
         "--task", help="a task's name (see sparsebridge task list) or a .jsonl file of pairs", show_default=False
     ),
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="of every random choice")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="of every random choice", rich_help_panel=GENERAL)]
 
 
 def check_device(device: str) -> str:
@@ -71,18 +79,21 @@ def with_settings(**sections: type[Settings]) -> Callable[[Callable[..., Any]], 
                     continue
                 name = field if number == 0 else f"{section}_{field}"
                 places[name] = (section, field)
-                added.append(_parameter(name, info.annotation, f"{info.description} [default: {_shown(info.default)}]"))
+                text = f"{info.description} [default: {_shown(info.default)}]"
+                added.append(_parameter(name, info.annotation, text, f"Settings [{section}]"))
 
         @functools.wraps(command)
         def wrapper(**given: Any) -> Any:
             path = given.pop("config", None)
             values = _sections_of(path, sections) if path is not None else {section: {} for section in sections}
+            flags: dict[str, dict[str, str]] = {section: {} for section in sections}
             for name, (section, field) in places.items():
                 value = given.pop(name)
                 if value is not None:
                     values[section][field] = value
+                    flags[section][field] = _flag(name)
             resolved = {
-                section: settings.from_mapping(values[section], origin=f"{path or 'options'} [{section}]")
+                section: settings.from_mapping(values[section], f"{path or 'options'} [{section}]", flags[section])
                 for section, settings in sections.items()
             }
             return command(**given, **resolved)
@@ -96,14 +107,21 @@ def with_settings(**sections: type[Settings]) -> Callable[[Callable[..., Any]], 
 
 
 def _config_parameter() -> inspect.Parameter:
-    option = typer.Option("--config", help="TOML or JSON file with a table per section; options override it")
+    option = typer.Option(
+        "--config", help="TOML or JSON file with a table per section; options override it", rich_help_panel=GENERAL
+    )
     return _keyword("config", Annotated[Path | None, option])
 
 
-def _parameter(name: str, annotation: Any, text: str) -> inspect.Parameter:
-    flag = "--" + name.replace("_", "-")
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _parameter(name: str, annotation: Any, text: str, section: str) -> inspect.Parameter:
+    flag = _flag(name)
     declaration = f"{flag}/--no-{flag[2:]}" if bool in (annotation, *get_args(annotation)) else flag
-    return _keyword(name, Annotated[_optional(annotation), typer.Option(declaration, help=text, show_default=False)])
+    option = typer.Option(declaration, help=text, show_default=False, rich_help_panel=section)
+    return _keyword(name, Annotated[_optional(annotation), option])
 
 
 def _holds_settings(annotation: Any) -> bool:

@@ -5,13 +5,14 @@ from typing import Annotated, Any
 
 import typer
 
-from bridges.objective import BridgeConfig
+from bridges.config import BridgeConfig
+from cli.app import App
 from cli.options import Json, check_device, with_settings
 from cli.output import print_json, print_table, say
 from sparse_model.training.config import TrainConfig
 from sparse_model.transformer.shape import SparseShape
 
-app = typer.Typer(rich_markup_mode=None, help=__doc__)
+app = App(help=__doc__)
 MEASURED_STEPS = 5
 
 

@@ -5,9 +5,11 @@ from typing import Annotated
 
 import typer
 
+from cli.app import App
+from cli.options import Overwrite
 from cli.output import say
 
-app = typer.Typer(rich_markup_mode=None, help=__doc__)
+app = App(help=__doc__)
 
 
 @app.command()
@@ -16,20 +18,29 @@ def report(
         Path, typer.Argument(help="an artefact folder: report, bridge, circuit, edit, model", show_default=False)
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="file to write; unset: report.html inside PATH")
+        Path | None,
+        typer.Option("--out", "-o", help="file to write; unset: PATH's own name with .html, in this folder"),
     ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Draw an artefact as one HTML page without outside references.
+    """Draw an artefact as one HTML page without outside references. The artefact itself is left as it is.
 
     Example: sparsebridge report runs/bridge
     """
-    from bridges.reports.page import render_artefact
     from foundation.errors import UserError
 
-    target = out or path / "report.html"
-    page = render_artefact(path)
+    target = out or Path(f"{path.resolve().name}.html")
+    if not path.is_dir():
+        raise UserError(f"{path}: no such folder; give an artefact that a sparsebridge command wrote")
+    if target.resolve().is_relative_to(path.resolve()):
+        raise UserError(f"{target}: lies within the artefact, which is left as it is; choose another --out")
+    if target.exists() and not overwrite:
+        raise UserError(f"{target}: already exists; choose another --out or pass --overwrite")
     if not target.parent.is_dir():
         raise UserError(f"{target}: its folder does not exist; make it, or choose another --out")
+    from bridges.reports.page import render_artefact
+
+    page = render_artefact(path)
     partial = target.with_name(f".{target.name}.partial")
     partial.write_text(page, encoding="utf-8")
     partial.replace(target)

@@ -5,13 +5,14 @@ from typing import Annotated, Any
 
 import typer
 
+from cli.app import App
 from cli.options import Device, Json, Out, Overwrite, Seed, check_device, with_settings
 from cli.output import interval, print_json, print_table, say
 from cli.sweep import sweep
 from sparse_model.training.config import TrainConfig
 from sparse_model.transformer.shape import SparseShape
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=__doc__)
+app = App(help=__doc__)
 app.command()(sweep)
 
 CorpusOption = Annotated[

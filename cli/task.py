@@ -4,10 +4,11 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from cli.app import App
 from cli.options import Device, Json, Seed, check_device
 from cli.output import interval, print_json, print_table, say
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=__doc__)
+app = App(help=__doc__)
 
 TaskArgument = Annotated[
     str, typer.Argument(help="a task's name (see sparsebridge task list) or a .jsonl file of pairs", show_default=False)

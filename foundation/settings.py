@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 from foundation.errors import UserError
 
@@ -21,20 +22,24 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @classmethod
-    def from_mapping(cls, values: Mapping[str, Any], origin: str = "config") -> Self:
+    def from_mapping(
+        cls, values: Mapping[str, Any], origin: str = "config", called: Mapping[str, str] | None = None
+    ) -> Self:
         """Build from a mapping.
 
+        Args:
+            origin: where the values come from, for errors.
+            called: fields that the person knows by another name, such as that of an option.
+
         Raises:
-            UserError: a key is unknown (the nearest valid one is named) or a value is out of range.
+            UserError: a key is unknown (the nearest valid one is named) or values are out of range (all are named).
         """
         cls._refuse_unknown(values, origin)
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"]) or cls.__name__
-            more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-            raise UserError(f"{origin}: {place} = {first['input']!r}: {first['msg']}{more}") from None
+            found = dict.fromkeys(_complaint(one, cls.__name__, origin, called or {}) for one in error.errors())
+            raise UserError("; ".join(found)) from None
 
     @classmethod
     def _refuse_unknown(cls, values: Mapping[str, Any], origin: str) -> None:
@@ -56,6 +61,16 @@ class Settings(BaseModel):
     def to_json(self) -> dict[str, Any]:
         """The resolved values as plain JSON types."""
         return self.model_dump(mode="json")
+
+
+def _complaint(error: ErrorDetails, kind: str, origin: str, called: Mapping[str, str]) -> str:
+    """One line about one value: which, under the name it was given by, and what is wrong with it."""
+    given = str(error["loc"][0]) if error["loc"] else ""
+    message = error["msg"][:1].lower() + error["msg"][1:]
+    if given in called:
+        return f"{called[given]} {error['input']}: {message}"
+    place = ".".join(str(part) for part in error["loc"]) or kind
+    return f"{origin}: {place} = {error['input']!r}: {message}"
 
 
 def read_mapping(path: Path) -> dict[str, Any]:

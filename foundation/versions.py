@@ -8,10 +8,12 @@ PACKAGES = ("sparsebridge", "torch", "transformers", "numpy", "scipy")
 
 def versions() -> dict[str, str]:
     """Name → version of Python and the packages that make numbers ('source' for an uninstalled checkout)."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "source"
-    return found
+    return {"python": platform.python_version(), **{name: version_of(name) for name in PACKAGES}}
+
+
+def version_of(package: str) -> str:
+    """The installed version of a package; 'source' for an uninstalled checkout."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "source"

@@ -15,7 +15,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bridges.objective import BridgeConfig as BridgeConfig
+    from bridges.config import BridgeConfig as BridgeConfig
     from foundation.errors import UserError as UserError
     from sparse_model.circuits.config import PruneConfig as PruneConfig
     from sparse_model.corpus.config import CorpusConfig as CorpusConfig
@@ -71,7 +71,7 @@ HOMES = {
     "TrainConfig": "sparse_model.training.config",
     "CorpusConfig": "sparse_model.corpus.config",
     "SparseShape": "sparse_model.transformer.shape",
-    "BridgeConfig": "bridges.objective",
+    "BridgeConfig": "bridges.config",
     "UserError": "foundation.errors",
 }
 """Public name → the module it is imported from when it is first used."""

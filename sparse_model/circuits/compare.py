@@ -12,19 +12,17 @@ no larger than that would come from the size of the models alone.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Self
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
 from torch import Tensor
 
-from foundation.settings import Settings
 from foundation.statistics import Estimate, mean_estimate
 from sparse_model.circuits.ablation import Ablate
 from sparse_model.circuits.attribution import attribution_scores, break_ties
-from sparse_model.circuits.config import PruneConfig
+from sparse_model.circuits.config import MODELS, CompareConfig, PruneConfig
 from sparse_model.circuits.deciding import Deciding, Edges, Keep, discretise_edges
 from sparse_model.circuits.edges import count_edges
 from sparse_model.circuits.learn import learn_masks
@@ -34,52 +32,6 @@ from sparse_model.circuits.prune import discretised, reduced, task_loss, without
 from sparse_model.tasks.token_pairs import TokenPairs
 from sparse_model.transformer.model import SparseTransformer
 from sparse_model.transformer.nodes import node_locations
-
-MODELS = ("sparse", "dense")
-
-
-class CompareConfig(Settings):
-    """Settings of a comparison, the same for both models; what is not here is as in `PruneConfig`."""
-
-    targets: list[float] = Field(
-        [0.05, 0.1, 0.15, 0.25, 0.4], min_length=1, description="task losses to reach, in nats; repeatable"
-    )
-    at: float = Field(0.15, gt=0, description="the target the main figure is given at, in nats")
-    k_coefs: list[float] = Field(
-        [3e-3, 6e-3], min_length=1, description="losses per node kept to try, in nats; repeatable"
-    )
-    seeds: int = Field(1, ge=1, description="mask seeds per k_coef; the fewest edges count")
-    steps: int = Field(400, ge=1, description="optimiser steps of the masks; dense models need more than sparse ones")
-    batch_pairs: int = Field(16, ge=1, description="pairs per step")
-    pairs: int = Field(256, ge=2, description="training pairs")
-    evaluate_pairs: int = Field(32, ge=2, description="validation pairs, and held-out pairs")
-    edge_steps: int = Field(
-        100,
-        ge=0,
-        description="optimiser steps of edge masks, learned at the main target beside the node masks; 0: none",
-    )
-    elimination_rounds: int = Field(
-        40,
-        ge=0,
-        description="gradients taken per target while removing nodes the learned masks left over; 0: keep them",
-    )
-    ablation: Literal["mean", "zero"] = Field("mean", description="what removed nodes are frozen at")
-    seed: int = Field(0, ge=0, description="of pairs, masks, batches and intervals")
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if not all(target > 0 for target in self.targets) or not all(k >= 0 for k in self.k_coefs):
-            raise ValueError("targets must be above 0 and k_coefs at least 0")
-        if self.at not in self.targets:
-            raise ValueError(f"'at' ({self.at}) must be one of the targets")
-        return self
-
-    def pruning(self, k_coef: float) -> PruneConfig:
-        """The settings of one pruning run."""
-        return PruneConfig(
-            steps=self.steps, batch_pairs=self.batch_pairs, pairs=self.pairs, k_coef=k_coef, ablation=self.ablation,
-            edge_steps=self.edge_steps, elimination_rounds=self.elimination_rounds, seed=self.seed,
-        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,13 @@
-"""Settings of one pruning run."""
+"""Settings of one pruning run, and of a comparison of two models by circuits."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from foundation.settings import Settings
+
+MODELS = ("sparse", "dense")
+"""What a comparison compares."""
 
 
 class PruneConfig(Settings):
@@ -41,3 +44,47 @@ class PruneConfig(Settings):
     )
     edge_coef: float = Field(3e-3, ge=0, description="loss per edge kept, in nats")
     seed: int = Field(0, ge=0, description="of masks and batches; further seeds count on from it")
+
+
+class CompareConfig(Settings):
+    """Settings of a comparison, the same for both models; what is not here is as in `PruneConfig`."""
+
+    targets: list[float] = Field(
+        [0.05, 0.1, 0.15, 0.25, 0.4], min_length=1, description="task losses to reach, in nats; repeatable"
+    )
+    at: float = Field(0.15, gt=0, description="the target the main figure is given at, in nats")
+    k_coefs: list[float] = Field(
+        [3e-3, 6e-3], min_length=1, description="losses per node kept to try, in nats; repeatable"
+    )
+    seeds: int = Field(1, ge=1, description="mask seeds per k_coef; the fewest edges count")
+    steps: int = Field(400, ge=1, description="optimiser steps of the masks; dense models need more than sparse ones")
+    batch_pairs: int = Field(16, ge=1, description="pairs per step")
+    pairs: int = Field(256, ge=2, description="training pairs")
+    evaluate_pairs: int = Field(32, ge=2, description="validation pairs, and held-out pairs")
+    edge_steps: int = Field(
+        100,
+        ge=0,
+        description="optimiser steps of edge masks, learned at the main target beside the node masks; 0: none",
+    )
+    elimination_rounds: int = Field(
+        40,
+        ge=0,
+        description="gradients taken per target while removing nodes the learned masks left over; 0: keep them",
+    )
+    ablation: Literal["mean", "zero"] = Field("mean", description="what removed nodes are frozen at")
+    seed: int = Field(0, ge=0, description="of pairs, masks, batches and intervals")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not all(target > 0 for target in self.targets) or not all(k >= 0 for k in self.k_coefs):
+            raise ValueError("targets must be above 0 and k_coefs at least 0")
+        if self.at not in self.targets:
+            raise ValueError(f"'at' ({self.at}) must be one of the targets")
+        return self
+
+    def pruning(self, k_coef: float) -> PruneConfig:
+        """The settings of one pruning run."""
+        return PruneConfig(
+            steps=self.steps, batch_pairs=self.batch_pairs, pairs=self.pairs, k_coef=k_coef, ablation=self.ablation,
+            edge_steps=self.edge_steps, elimination_rounds=self.elimination_rounds, seed=self.seed,
+        )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Settings of one training run; every field says its unit and its sentinel."""
+"""Settings of one training run, and the shape of a dense model; every field says its unit and its sentinel."""
 
 from typing import Any, Literal
 
@@ -69,3 +69,11 @@ class TrainConfig(Settings):
         `compile` is among those: it changes rounding alone.
         """
         return {name: value for name, value in self.to_json().items() if name not in BOOKKEEPING}
+
+
+class DenseConfig(Settings):
+    """Shape of the dense model."""
+
+    n_layer: int = Field(2, ge=1, description="layers")
+    d_model: int = Field(128, ge=1, description="residual width D, in channels")
+    n_head: int = Field(4, ge=1, description="attention heads; divides d_model")

@@ -3,18 +3,9 @@
 from pathlib import Path
 
 import torch
-from pydantic import Field
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 
-from foundation.settings import Settings
-
-
-class DenseConfig(Settings):
-    """Shape of the dense model."""
-
-    n_layer: int = Field(2, ge=1, description="layers")
-    d_model: int = Field(128, ge=1, description="residual width D, in channels")
-    n_head: int = Field(4, ge=1, description="attention heads; divides d_model")
+from sparse_model.training.config import DenseConfig
 
 
 def make_gpt2(config: DenseConfig, tokenizer: PreTrainedTokenizerBase, block_size: int, seed: int) -> GPT2LMHeadModel:

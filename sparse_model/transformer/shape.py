@@ -1,11 +1,18 @@
-"""Shape of a sparse model to train: the settings a person chooses, from which the full config follows."""
+"""Shape of a sparse model to train: the settings a person chooses, from which the full config follows.
 
-from typing import Literal
+The config is a class of Hugging Face's, loaded when one is made: reading the settings needs no torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from foundation.settings import Settings
-from sparse_model.transformer.config import SparseConfig
+
+if TYPE_CHECKING:
+    from sparse_model.transformer.config import SparseConfig
 
 
 class SparseShape(Settings):
@@ -42,6 +49,8 @@ class SparseShape(Settings):
         Args:
             document_token: the token that begins a document, where documents are to be kept apart.
         """
+        from sparse_model.transformer.config import SparseConfig
+
         return SparseConfig(
             vocab_size=vocab_size,
             block_size=block_size,

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 import bridges.objective
 from bridges.alignment import align
 from bridges.bridge import Bridge
-from bridges.objective import BridgeConfig, BridgedObjective, choose_crossings, run_tails
+from bridges.config import BridgeConfig
+from bridges.objective import BridgedObjective, choose_crossings, run_tails
 from bridges.protocol import residual_sites
 from dense_adapters import DenseStack, load_dense
 

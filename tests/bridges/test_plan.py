@@ -10,7 +10,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from bridges.alignment import align
 from bridges.bridge import Bridge
-from bridges.objective import BridgeConfig, BridgedObjective, choose_crossings
+from bridges.config import BridgeConfig
+from bridges.objective import BridgedObjective, choose_crossings
 from bridges.plan import bridged_workload, dense_shape
 from dense_adapters import DenseStack
 from foundation.errors import UserError

@@ -1,5 +1,7 @@
 """The command itself: help of everything, exit codes, one-line errors."""
 
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +13,7 @@ import cli.main
 from cli.main import COMMANDS, LazyGroup, run
 from cli.output import print_json, print_table, say
 from foundation.errors import UserError
+from foundation.versions import version_of
 
 
 def commands() -> Iterator[list[str]]:
@@ -23,17 +26,82 @@ def commands() -> Iterator[list[str]]:
         yield from ([name, inner] for inner in getattr(command, "commands", {}))
 
 
-def test_top_level_help_lists_every_command_and_loads_no_heavy_package() -> None:
-    code = (
-        "import sys; from cli.main import run; run(['--help']);"
-        "heavy = {'torch', 'transformers', 'numpy', 'scipy', 'datasets', 'matplotlib'} & set(sys.modules);"
-        "sys.exit(f'loaded {heavy}' if heavy else 0)"
+HEAVY = ("torch", "transformers", "scipy", "matplotlib", "datasets", "numpy")
+MOST_SECONDS = 1.5
+"""Of processor time. A start takes about 0.3 s; torch alone takes longer than this."""
+LIGHT = """
+import contextlib, io, sys, time
+from cli.main import run
+texts = []
+for line in {lines}:
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        run(line)
+    texts.append(printed.getvalue())
+heavy = set({heavy}) & set(sys.modules)
+sys.stdout.write("\\0".join(texts))
+sys.exit(f"loaded {{heavy}}" if heavy else f"{{time.process_time()}} s" if time.process_time() > {limit} else 0)
+"""
+
+
+def light_start(lines: list[list[str]], heavy: tuple[str, ...] = HEAVY) -> subprocess.CompletedProcess[str]:
+    """Run command lines in a new process; its exit code is not 0 where it loaded a heavy package or took long."""
+    code = LIGHT.format(lines=lines, heavy=heavy, limit=MOST_SECONDS)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_and_mistakes_of_every_group_start_no_heavy_package(name: str) -> None:
+    lines = [line for line in commands() if line[0] == name]
+    done = light_start(
+        [*([*line, "--help"] for line in lines), *([*line, "--nosuch"] for line in lines), [name, "nosuch"]]
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert [
-        line.split()[0] for line in done.stdout.split("Commands:")[1].strip().splitlines() if line.startswith("  ")
-    ] == list(COMMANDS) or all(name in done.stdout for name in COMMANDS)
+    texts = done.stdout.split("\0")
+    assert all("Usage: sparsebridge" in text for text in texts[: len(lines)])
+    assert all("sparsebridge:" in text for text in texts[len(lines) :])
+
+
+def test_lists_start_no_heavy_package() -> None:
+    done = light_start([["task", "list"], [], ["--version"], ["trian"]])
+    assert done.returncode == 0, done.stderr
+    assert "closing_quote" in done.stdout
+
+
+def test_a_heavy_package_would_be_noticed() -> None:
+    assert "loaded" in light_start([["--help"]], heavy=("typer",)).stderr
+
+
+def test_top_level_help_lists_every_command(cli: Callable) -> None:
+    listed = cli("--help").out.split("Commands:")[1]
+    assert re.findall(r"^  (\w+) ", listed, re.MULTILINE) == list(COMMANDS)
+
+
+def test_a_bare_group_prints_its_help_as_help(cli: Callable) -> None:
+    for line in ([], ["circuit"], ["edit"]):
+        ran = cli(*line)
+        assert ran.code == 0
+        assert ran.out == cli(*line, "--help").out
+        assert "Commands:\n" in ran.out
+        assert not ran.err
+
+
+def test_the_version_is_printed(cli: Callable) -> None:
+    assert cli("--version").out == f"sparsebridge {version_of('sparsebridge')}\n"
+
+
+def test_a_shell_can_complete_commands() -> None:
+    environment = {
+        **os.environ,
+        "_SPARSEBRIDGE_COMPLETE": "complete_bash",
+        "COMP_WORDS": "sparsebridge cir",
+        "COMP_CWORD": "1",
+    }
+    command = [sys.executable, "-c", "from cli.main import main; main()"]
+    assert (
+        subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stdout.strip()
+        == "circuit"
+    )
 
 
 def test_every_command_explains_itself_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,10 +117,16 @@ def test_every_command_explains_itself_with_an_example(capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (["spars"], "No such command 'spars'"),
-        (["sparse", "trian"], "No such command 'trian'"),
+        (["spars"], "No such command 'spars'; did you mean 'sparsebridge sparse'? (see sparsebridge --help)"),
+        (["sparse", "trian"], "did you mean 'sparsebridge sparse train'? (see sparsebridge sparse --help)"),
+        (["prune"], "did you mean 'sparsebridge circuit prune'"),
+        (["qqq"], "No such command 'qqq' (see sparsebridge --help)"),
+        (["task", "prune"], "did you mean 'sparsebridge circuit prune'"),
         (["sparse", "inspect"], "Missing argument 'model'"),
-        (["sparse", "inspect", "x", "--jsn"], "No such option: --jsn"),
+        (
+            ["sparse", "inspect", "x", "--jsn"],
+            "No such option: --jsn (Possible options: --json) (see sparsebridge sparse inspect --help)",
+        ),
         (["corpus", "show", "x", "--split", "test"], "'test' is not one of"),
     ],
 )

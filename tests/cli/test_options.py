@@ -1,5 +1,6 @@
 """Options made from configs: one per field, the file below the options, unknown keys refused."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,7 +10,8 @@ import typer
 from pydantic import Field
 from typer.testing import CliRunner
 
-from cli.options import check_device, with_settings
+from cli.app import App
+from cli.options import Device, check_device, with_settings
 from foundation.errors import UserError
 from foundation.settings import Settings
 
@@ -92,9 +94,29 @@ def test_a_mistake_in_the_file_is_refused_by_name(text: str, message: str, call:
         call("--config", str(tmp_path / "c.toml"))
 
 
-def test_a_value_out_of_range_names_the_options(call: Callable) -> None:
-    with pytest.raises(UserError, match=r"options \[first\]: rate = -1"):
+def test_values_out_of_range_are_refused_by_their_options_all_at_once(call: Callable, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^--rate -1.0: input should be greater than 0$"):
         call("--rate", "-1")
+    (tmp_path / "c.toml").write_text("[second]\nrate = 'fast'\n")
+    with pytest.raises(UserError, match=r"c\.toml \[second\]: rate = 'fast'"):
+        call("--config", str(tmp_path / "c.toml"))
+
+
+def test_help_lists_the_options_of_each_table_of_settings_together() -> None:
+    app = App()
+
+    @app.command()
+    @with_settings(first=First, second=Second)
+    def command(first: First, second: Second, device: Device = "cpu", own: int = 1) -> None:
+        """A command."""
+
+    sections = re.split(r"^(\S.*):$", CliRunner().invoke(app, ["--help"]).stdout, flags=re.MULTILINE)
+    by_title = dict(zip(sections[1::2], sections[2::2], strict=True))
+    assert list(by_title) == ["Options", "Settings [first]", "Settings [second]", "General"]
+    assert "--own" in by_title["Options"]
+    assert "--limit" in by_title["Settings [first]"]
+    assert "--second-rate" in by_title["Settings [second]"]
+    assert all(name in by_title["General"] for name in ("--device", "--config", "--help"))
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:

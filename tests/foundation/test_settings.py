@@ -34,9 +34,14 @@ def test_a_value_out_of_range_or_of_another_type_is_refused_by_name(values: dict
     assert "\n" not in str(caught.value)
 
 
-def test_several_mistakes_are_counted() -> None:
-    with pytest.raises(UserError, match="and 1 more"):
+def test_all_mistakes_are_named_at_once() -> None:
+    with pytest.raises(UserError, match=r"width = 0.*; .*rate = -1"):
         Shape.from_mapping({"width": 0, "rate": -1})
+
+
+def test_a_value_is_called_what_the_person_calls_it() -> None:
+    with pytest.raises(UserError, match=r"^--the-width 0: input should be"):
+        Shape.from_mapping({"width": 0}, called={"width": "--the-width"})
 
 
 def test_a_config_cannot_be_changed_after_it_was_made() -> None:

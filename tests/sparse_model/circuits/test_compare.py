@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from foundation.errors import UserError
-from sparse_model.circuits.compare import CompareConfig, Point, summarise, sweep, whole_edges
+from sparse_model.circuits.compare import Point, summarise, sweep, whole_edges
+from sparse_model.circuits.config import CompareConfig
 
 from .conftest import Known
 

@@ -1,0 +1,28 @@
+"""Settings of the bridged objective; apart from it, so that reading them loads no torch."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from foundation.settings import Settings
+
+AlignmentRule = Literal["boundaries", "every"]
+"""See `bridges.alignment`."""
+
+
+class BridgeConfig(Settings):
+    """Weights of the loss terms and the bridges' own optimiser settings."""
+
+    topk_fraction: float = Field(0.25, gt=0, le=1, description="fraction of sparse channels the encoders keep")
+    cross_entropy: float = Field(1.0, ge=0, description="weight of the sparse model's next-token cross-entropy")
+    distillation: float = Field(1.0, ge=0, description="weight of KL(dense ‖ sparse)")
+    nmse: float = Field(1.0, ge=0, description="c₁, weight of M2")
+    dense_to_sparse: float = Field(1.0, ge=0, description="c₂, weight of M3")
+    sparse_to_dense: float = Field(1.0, ge=0, description="c₃, weight of M4")
+    align: AlignmentRule = Field(
+        "every",
+        description="which sites of a sparse model of other depth meet the dense one: layer boundaries alone, or every site",
+    )
+    crossings: int = Field(0, ge=0, description="sites crossed per step and direction, drawn at random; 0 for all")
+    lr: float = Field(2e-3, gt=0, description="peak learning rate of encoders and decoders")
+    eps: float = Field(1e-8, gt=0, description="AdamW ε of encoders and decoders")

@@ -14,17 +14,10 @@ from foundation.artefacts import atomic_folder, read_json, read_tensors, save_te
 from foundation.errors import UserError
 from foundation.fingerprints import model_fingerprint
 from sparse_model.circuits.ablation import Ablate
+from sparse_model.circuits.calibration import Calibration
 from sparse_model.circuits.edges import SOURCES, circuit_edges, cut_edges, drop_unread
 from sparse_model.transformer.model import SparseTransformer
 from sparse_model.transformer.nodes import Node
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Scale and shift of the logit difference between answers a and b (1 and 0: none)."""
-
-    scale: float = 1.0
-    shift: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -42,7 +35,7 @@ class Circuit:
     keep: Mapping[str, Bool[Tensor, " W"]]
     values: Mapping[str, Float[Tensor, " W"]]
     ablation: str
-    calibration: Calibration = Calibration()
+    calibration: Calibration = field(default_factory=Calibration)
     metrics: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     edges: Mapping[str, Bool[Tensor, "W_target W_source"]] | None = None

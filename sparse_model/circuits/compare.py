@@ -28,7 +28,7 @@ from sparse_model.circuits.edges import count_edges
 from sparse_model.circuits.learn import learn_masks
 from sparse_model.circuits.learn_edges import learn_edges
 from sparse_model.circuits.prompts import Prompts
-from sparse_model.circuits.prune import discretised, reduced, task_loss, without_unread, worst_loss
+from sparse_model.circuits.prune import discretised, reduced, task_loss, without_unread
 from sparse_model.tasks.token_pairs import TokenPairs
 from sparse_model.transformer.model import SparseTransformer
 from sparse_model.transformer.nodes import node_locations
@@ -45,8 +45,9 @@ class Point:
     edges_needed: int | None
     """left by edge masks learned on these nodes (at the main target only)"""
     loss: float
-    """the worse one on training and validation pairs"""
+    """the worse one on training and validation pairs, as decided on (calibrated by default)"""
     held_out_loss: float
+    """calibrated where the decision is"""
 
     def to_json(self) -> dict[str, float | None]:
         """Plain types under the field names."""
@@ -69,12 +70,13 @@ def sweep(
         values: ablation values per node location.
     """
     deciding = (train.select(slice(0, len(validation))), validation)
-    full = worst_loss(model, deciding)
+    decide = _Remembering(model, deciding, values, config.calibrate_in_decision)
+    full = decide.loss({name: torch.ones_like(value, dtype=torch.bool) for name, value in values.items()})
     reachable = [target for target in config.targets if full <= target]
     if not reachable:
         return []
     pruning = config.pruning(k_coef)
-    prompts, decide = Prompts(model, train), _Remembering(model, deciding, values)
+    prompts = Prompts(model, train)
     masks = learn_masks(prompts, values, pruning, range(config.seed, config.seed + config.seeds), train.name)
     importance = attribution_scores(prompts, values, pruning.tied)
     ranked = [break_ties(masks.scores(number), importance) for number in range(config.seeds)]
@@ -89,7 +91,8 @@ def sweep(
             edges = discretise_edges(learn_edges(prompts, keep, values, pruning), keep, decide, target)
             fewer = count_edges(model, *without_unread(model, keep, edges, decide, target))
         nodes, edges_between = sum(int(mask.sum()) for mask in keep.values()), count_edges(model, keep)
-        held_out_loss = task_loss(model, held_out, Ablate(keep, values))
+        calibration = decide.calibration(keep) if decide.calibrate else None
+        held_out_loss = task_loss(model, held_out, Ablate(keep, values), calibration)
         points.append(Point(target, k_coef, nodes, edges_between, fewer, decide.loss(keep), held_out_loss))
     return points
 
@@ -119,6 +122,10 @@ class _Remembering(Deciding):
     """Deciding sets that measure a set of nodes once, however many targets ask for it."""
 
     _found: dict[bytes, float] | None = None
+
+    def reaches(self, target: float, keep: Keep, edges: Edges | None = None) -> bool:
+        """As `Deciding.reaches`, on all sets, since the next target asks again."""
+        return self.loss(keep, edges) <= target
 
     def loss(self, keep: Keep, edges: Edges | None = None) -> float:
         """As `Deciding.loss`."""

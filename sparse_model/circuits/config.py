@@ -36,8 +36,12 @@ class PruneConfig(Settings):
     )
     adversary_steps: int = Field(8, ge=1, description="ascent steps per step of the masks (adversarial signal)")
     adversary_step_size: float = Field(0.25, gt=0, le=1, description="of one ascent step, in units of a whole node")
+    calibrate_in_decision: bool = Field(
+        True,
+        description="whether every decision about nodes and edges fits scale and shift of the two logits' difference first",
+    )
     elimination_rounds: int = Field(
-        40, ge=0, description="gradients taken while removing nodes the learned masks left over; 0: keep them"
+        1000, ge=0, description="gradients taken at most while removing nodes the learned masks left over; 0: keep them"
     )
     edge_steps: int = Field(
         100, ge=0, description="optimiser steps of the masks of edges between kept nodes; 0: keep all"
@@ -66,10 +70,14 @@ class CompareConfig(Settings):
         ge=0,
         description="optimiser steps of edge masks, learned at the main target beside the node masks; 0: none",
     )
+    calibrate_in_decision: bool = Field(
+        True,
+        description="whether every decision about nodes and edges fits scale and shift of the two logits' difference first",
+    )
     elimination_rounds: int = Field(
-        40,
+        1000,
         ge=0,
-        description="gradients taken per target while removing nodes the learned masks left over; 0: keep them",
+        description="gradients taken at most per target while removing nodes the learned masks left over; 0: keep them",
     )
     ablation: Literal["mean", "zero"] = Field("mean", description="what removed nodes are frozen at")
     seed: int = Field(0, ge=0, description="of pairs, masks, batches and intervals")
@@ -87,4 +95,5 @@ class CompareConfig(Settings):
         return PruneConfig(
             steps=self.steps, batch_pairs=self.batch_pairs, pairs=self.pairs, k_coef=k_coef, ablation=self.ablation,
             edge_steps=self.edge_steps, elimination_rounds=self.elimination_rounds, seed=self.seed,
+            calibrate_in_decision=self.calibrate_in_decision,
         )  # fmt: skip

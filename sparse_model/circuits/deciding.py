@@ -1,15 +1,16 @@
 """Deciding: the loss that says whether a set of nodes and edges is enough, and the bisection that uses it.
 
-The loss is the worst over the deciding sets of pairs, with every other node removed.
+With every other node removed, scale and shift of the logit difference are fitted on the first deciding set, training
+pairs (see `calibration`); the loss is the worst calibrated one over all sets. Without `calibrate` both are left alone.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from sparse_model.circuits.calibration import Calibration, fitted
 from sparse_model.circuits.edges import edge_weights, source_of
 from sparse_model.circuits.masked_pass import EdgeMask, answer_differences
 from sparse_model.circuits.prompts import Prompts
@@ -21,22 +22,47 @@ Edges = Mapping[str, Bool[Tensor, "W_target W_source"]]
 
 
 class Deciding:
-    """The deciding sets of one pruning run."""
+    """The deciding sets of one pruning run.
 
-    def __init__(self, model: SparseTransformer, sets: Sequence[TokenPairs], values: Mapping[str, Tensor]) -> None:
-        self.model, self.values = model, values
+    Args:
+        sets: training pairs, which calibrate, then any others.
+        calibrate: False decides on the logits as they are.
+    """
+
+    def __init__(
+        self, model: SparseTransformer, sets: Sequence[TokenPairs], values: Mapping[str, Tensor], calibrate: bool = True
+    ) -> None:
+        self.model, self.values, self.calibrate = model, values, calibrate
         self.prompts = [Prompts(model, pairs) for pairs in sets]
         self.rows = [prompts.rows() for prompts in self.prompts]
 
     @torch.no_grad()
     def loss(self, keep: Keep, edges: Edges | None = None) -> float:
         """Binary task loss in nats, the worst over the sets."""
+        return max(self._losses(keep, edges))
+
+    @torch.no_grad()
+    def reaches(self, target: float, keep: Keep, edges: Edges | None = None) -> bool:
+        """Whether the loss is at most the target; sets after the first that misses it are not run."""
+        return all(loss <= target for loss in self._losses(keep, edges))
+
+    @torch.no_grad()
+    def calibration(self, keep: Keep, edges: Edges | None = None) -> Calibration:
+        """Scale and shift that suit the first set best."""
+        return fitted(self._differences(0, keep, edges))
+
+    def _losses(self, keep: Keep, edges: Edges | None) -> Iterator[float]:
+        calibration = None
+        for number in range(len(self.prompts)):
+            differences = self._differences(number, keep, edges)
+            if calibration is None:
+                calibration = fitted(differences) if self.calibrate else Calibration()
+            yield float(calibration.loss(differences))
+
+    def _differences(self, number: int, keep: Keep, edges: Edges | None) -> Float[Tensor, " M"]:
         masks = {name: mask[None].float() for name, mask in keep.items()}
         cut = None if edges is None else compact_edges(keep, edges)
-        return max(
-            float(F.softplus(-answer_differences(prompts, rows, masks, self.values, cut)).mean())
-            for prompts, rows in zip(self.prompts, self.rows, strict=True)
-        )
+        return answer_differences(self.prompts[number], self.rows[number], masks, self.values, cut)[0]
 
 
 def compact_edges(keep: Keep, edges: Edges) -> dict[str, list[EdgeMask]]:
@@ -85,7 +111,7 @@ def discretise(
         return {name: score >= threshold for name, score in scores.items()}
 
     least = 1 if shrink else positive
-    return masks(fewest(len(ranked), positive, lambda k: deciding.loss(masks(k)) <= target, least))
+    return masks(fewest(len(ranked), positive, lambda k: deciding.reaches(target, masks(k)), least))
 
 
 def discretise_edges(
@@ -112,7 +138,7 @@ def discretise_edges(
     if not len(ranked):
         return {name: torch.ones_like(score, dtype=torch.bool) for name, score in scores.items()}
     least = 1 if shrink else positive
-    return masks(fewest(len(ranked), positive, lambda k: deciding.loss(keep, masks(k)) <= target, least))
+    return masks(fewest(len(ranked), positive, lambda k: deciding.reaches(target, keep, masks(k)), least))
 
 
 def edge_scores_like(model: SparseTransformer) -> dict[str, Float[Tensor, "W_target W_source"]]:

@@ -5,7 +5,7 @@ the deciding loss towards each mask can:
 
 1. harm of a node = first-order rise of the deciding loss when it goes (a tied query and key go together), per edge it has
 2. remove the quarter of nodes with the least harm if the loss stays at the target, else half as many, and so on
-3. where not even the first can go, try the next few one by one; stop where none can
+3. where not even the first can go, try the others one by one; stop where none can
 
 Repeats 1–3, each time with new gradients; what is left reaches the target by construction.
 """
@@ -13,15 +13,14 @@ Repeats 1–3, each time with new gradients; what is left reaches the target by 
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from sparse_model.circuits.calibration import Calibration
 from sparse_model.circuits.deciding import Deciding, Keep
 from sparse_model.circuits.edges import edges_between, source_of
 from sparse_model.circuits.masked_pass import answer_differences
 
-SINGLE_TRIES = 12
 Group = tuple[tuple[str, int], ...]
 
 
@@ -33,7 +32,7 @@ def eliminate(keep: Keep, deciding: Deciding, target: float, rounds: int, tied: 
         tied: a query channel goes together with its key.
     """
     found = {name: mask.clone() for name, mask in keep.items()}
-    if deciding.loss(found) > target:
+    if not deciding.reaches(target, found):
         return found
     for _ in range(rounds):
         ranked = by_harm(found, deciding, tied)
@@ -63,8 +62,10 @@ def by_harm(keep: Keep, deciding: Deciding, tied: bool) -> list[Group]:
 def node_harm(keep: Keep, deciding: Deciding) -> dict[str, Float[Tensor, " W"]]:
     """First-order rise of the deciding loss (the mean over its sets) when a node is removed, in nats."""
     masks = {name: mask[None].float().requires_grad_() for name, mask in keep.items()}
+    # at its optimum, so that it has no part in the derivative
+    calibration = deciding.calibration(keep) if deciding.calibrate else Calibration()
     losses = [
-        F.softplus(-answer_differences(prompts, rows, masks, deciding.values)).mean()
+        calibration.loss(answer_differences(prompts, rows, masks, deciding.values)[0])
         for prompts, rows in zip(deciding.prompts, deciding.rows, strict=True)
     ]
     gradients = torch.autograd.grad(torch.stack(losses).mean(), list(masks.values()))
@@ -77,7 +78,7 @@ def _without_most(
     count = max(1, len(ranked) // 4)
     while count:
         fewer = _without(keep, ranked[:count])
-        if deciding.loss(fewer) <= target:
+        if deciding.reaches(target, fewer):
             return fewer
         count //= 2
     return None
@@ -86,9 +87,9 @@ def _without_most(
 def _without_one(
     keep: Keep, ranked: list[Group], deciding: Deciding, target: float
 ) -> dict[str, Bool[Tensor, " W"]] | None:
-    for group in ranked[:SINGLE_TRIES]:
+    for group in ranked:
         fewer = _without(keep, [group])
-        if deciding.loss(fewer) <= target:
+        if deciding.reaches(target, fewer):
             return fewer
     return None
 

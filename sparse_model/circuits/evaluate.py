@@ -26,9 +26,10 @@ class CircuitEvaluation:
     """of the whole model"""
     full_loss: float
     task_loss: float
-    """of the circuit alone"""
+    """of the circuit alone, its logits as they are"""
     circuit_accuracy: float
     calibrated_loss: float
+    """of the circuit alone under its calibration"""
     random_circuit_loss: float
     """of random circuits of the same size per location, mean"""
     necessity_loss: float
@@ -63,7 +64,7 @@ def summary(subject: Subject, alone: Sufficiency, removed: Necessity) -> Circuit
         edges=count_edges(subject.model, subject.circuit.keep, subject.circuit.edges),
         accuracy=alone.accuracy.value,
         full_loss=subject.whole.loss,
-        task_loss=subject.by_itself.loss,
+        task_loss=subject.uncalibrated.loss,
         circuit_accuracy=alone.circuit_accuracy.value,
         calibrated_loss=alone.calibrated_loss.value,
         random_circuit_loss=alone.random_circuit_loss.value,

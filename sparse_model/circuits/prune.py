@@ -3,27 +3,27 @@
 1. learn masks     τ per node; loss = task cross-entropy + k_coef · nodes kept, the rest frozen at its ablation value
 2. discretise      rank nodes by τ (those saturated at ±1 by attribution), bisect for the fewest that reach the target
                    loss on training and validation pairs; where 3 follows, none with τ > 0 goes yet
-3. eliminate       what the ranking could not tell apart: least harm per edge first, as far as the target allows
+3. eliminate       what the ranking could not tell apart: least harm per edge first, until none can go
 4. drop unread     nodes that nothing kept reads change nothing and go
 5. edges           masks of the edges between the kept nodes, learned and discretised likewise
-6. calibrate       scale and shift of the logit difference, by LBFGS
 
-1–4 run for several seeds; the one with the fewest edges goes on. Masks trained against an adversary keep all with τ > 0.
+In 2–5 the loss of a candidate is that of its logit difference under the scale and shift that suit training pairs best
+(see `calibration`); those of the last candidate are the circuit's own. 1–4 run for several seeds; the one with the fewest
+edges goes on. Masks trained against an adversary keep all with τ > 0.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor
 
 from foundation.errors import UserError
 from foundation.fingerprints import model_fingerprint
 from sparse_model.circuits.ablation import Ablate, final_logits
 from sparse_model.circuits.attribution import attribution_scores, break_ties
-from sparse_model.circuits.circuit import Calibration, Circuit
+from sparse_model.circuits.calibration import Calibration
+from sparse_model.circuits.circuit import Circuit
 from sparse_model.circuits.config import PruneConfig
 from sparse_model.circuits.deciding import Deciding, discretise, discretise_edges
 from sparse_model.circuits.edges import count_edges, drop_unread, source_of
@@ -31,6 +31,7 @@ from sparse_model.circuits.eliminate import eliminate
 from sparse_model.circuits.learn import learn_masks
 from sparse_model.circuits.learn_edges import learn_edges
 from sparse_model.circuits.prompts import Prompts
+from sparse_model.tasks.loss import logit_difference
 from sparse_model.tasks.token_pairs import TokenPairs
 from sparse_model.transformer.model import SparseTransformer
 
@@ -46,21 +47,21 @@ def prune(
 
     Args:
         train: pairs the masks learn from.
-        validation: pairs that, beside as many training pairs, decide how many nodes are needed, and calibrate.
+        validation: pairs that, beside as many training pairs, decide how many nodes are needed.
         values: ablation values per node location (see `ablation.ablation_values`).
 
     Raises:
         UserError: the whole model does not reach the target loss on this task.
     """
     deciding = (train.select(slice(0, len(validation))), validation)
-    full = worst_loss(model, deciding)
+    decide = Deciding(model, deciding, values, config.calibrate_in_decision)
+    full = decide.loss({name: torch.ones_like(value, dtype=torch.bool) for name, value in values.items()})
     if full > config.target_loss:
         raise UserError(
             f"task '{train.name}': the whole model has loss {full:.3f}, above the target {config.target_loss}; choose a task it "
             "can do (sparsebridge task check) or a higher --target-loss"
         )
     prompts = Prompts(model, train)
-    decide = Deciding(model, deciding, values)
     seeds = range(config.seed, config.seed + config.seeds)
     masks = learn_masks(prompts, values, config, seeds, train.name)
     shrink = config.signal != "adversarial"  # trained to hold out as a whole: what such masks keep stays
@@ -87,16 +88,17 @@ def prune(
         edges=edges,
         scores=ranked[best],
     )
-    within = circuit.within(model)
+    within, calibration = circuit.within(model), decide.calibration(keep, edges)
     return replace(
         circuit,
-        calibration=calibrate(within, deciding, circuit.only()),
+        calibration=calibration,
         metrics={
             "nodes": len(circuit.nodes),
             "edges": count_edges(model, keep, edges),
             "edges_between_nodes": count_edges(model, keep),
-            "full_model_loss": full,
+            "full_model_loss": worst_loss(model, deciding),
             "validation_loss": task_loss(within, validation, circuit.only()),
+            "validation_calibrated_loss": task_loss(within, validation, circuit.only(), calibration),
             "seeds": [
                 {
                     "seed": seed,
@@ -141,7 +143,7 @@ def reduced(
     """Steps 3 and 4: the kept nodes without those that elimination, or having no reader, lets go."""
     left = eliminate(keep, decide, target, rounds, tied)
     read = drop_unread(model, left)
-    return read if decide.loss(read) <= target else left
+    return read if decide.reaches(target, read) else left
 
 
 def without_unread(
@@ -155,7 +157,7 @@ def without_unread(
     read = drop_unread(model, keep, edges)
     # masks of edges are between kept nodes; all others are whole
     left = {target: mask | ~read[target][:, None] | ~read[source_of(target)][None] for target, mask in edges.items()}
-    if decide.loss(read, left) <= target:
+    if decide.reaches(target, read, left):
         return read, left
     return dict(keep), dict(edges)
 
@@ -165,50 +167,15 @@ def worst_loss(model: SparseTransformer, deciding: Sequence[TokenPairs], tap: Ab
     return max(task_loss(model, pairs, tap) for pairs in deciding)
 
 
-def calibrate(model: SparseTransformer, deciding: Sequence[TokenPairs], tap: Ablate, steps: int = 16) -> Calibration:
-    """Step 6: scale and shift of the a–b logit difference that minimise the binary loss."""
-    found = [_differences(model, pairs, tap) for pairs in deciding]
-    difference, sign = torch.cat([d for d, _ in found]), torch.cat([s for _, s in found])
-    parameters = torch.tensor([1.0, 0.0], dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([parameters], max_iter=steps, line_search_fn="strong_wolfe")
-
-    def closure() -> float:
-        optimizer.zero_grad()
-        loss = calibrated_loss(difference, sign, parameters[0], parameters[1])
-        loss.backward()
-        return loss.item()
-
-    optimizer.step(closure)
-    scale, shift = parameters.detach().tolist()
-    return Calibration(scale, shift)
-
-
-def calibrated_loss(
-    difference: Tensor, sign: Tensor, scale: Tensor | float, shift: Tensor | float
-) -> Float[Tensor, ""]:
-    """Binary loss of scale · (logit a − logit b) + shift; `sign` is +1 where a is right, −1 where b is."""
-    return F.softplus(-sign * (scale * difference + shift)).mean()
-
-
 @torch.no_grad()
 def task_loss(
     model: SparseTransformer, pairs: TokenPairs, tap: Ablate | None = None, calibration: Calibration | None = None
 ) -> float:
     """Binary task loss in nats (chance: log 2), calibrated if a calibration is given."""
     calibration = calibration or Calibration()
-    difference, sign = _differences(model, pairs, tap)
-    return float(calibrated_loss(difference, sign, calibration.scale, calibration.shift))
-
-
-@torch.no_grad()
-def _differences(model: SparseTransformer, pairs: TokenPairs, tap: Ablate | None) -> tuple[Tensor, Tensor]:
-    """Logit a − logit b for both prompts of every pair [2N], and +1 for a prompts, −1 for b prompts."""
     batch = trim(pairs).prompts()
     logits = final_logits(model, batch.tokens, batch.last, tap).double()
-    right_minus_wrong = (logits.gather(1, batch.answer[:, None]) - logits.gather(1, batch.other[:, None]))[:, 0]
-    sign = torch.ones_like(right_minus_wrong)
-    sign[len(pairs) :] = -1
-    return right_minus_wrong * sign, sign
+    return float(calibration.loss(logit_difference(logits, batch.answer, batch.other)))
 
 
 def trim(pairs: TokenPairs) -> TokenPairs:

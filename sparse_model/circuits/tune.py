@@ -113,7 +113,7 @@ def best_settings(study: optuna.Study, config: PruneConfig) -> PruneConfig:
 def log_edges(model: SparseTransformer, task: TuningTask, values: Mapping[str, Tensor], config: PruneConfig) -> float:
     """Natural logarithm of a circuit's edges, with the penalty for a target missed on fresh pairs."""
     circuit = prune(model, task.train, task.validation, values, config)
-    loss = task_loss(circuit.within(model), task.fresh, circuit.only())
+    loss = task_loss(circuit.within(model), task.fresh, circuit.only(), circuit.calibration)
     return penalised(circuit.metrics["edges"], loss, config.target_loss)
 
 

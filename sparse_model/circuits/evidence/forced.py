@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sparse_model.circuits.alone import Alone
 from sparse_model.circuits.attribution import attribution_scores, break_ties
+from sparse_model.circuits.calibration import fitted
 from sparse_model.circuits.config import PruneConfig
 from sparse_model.circuits.deciding import Deciding
 from sparse_model.circuits.evidence.outcome import outcome_of
@@ -76,14 +77,15 @@ def with_elimination(
     config: PruneConfig,
 ) -> Forced:
     """The lowest loss of any ranking at every size, and the set that elimination leaves of the best one at the target."""
-    curves = [ranked_losses(model, scores, pairs, values, config.target_loss) for scores in rankings]
+    calibrate = config.calibrate_in_decision
+    curves = [ranked_losses(model, scores, pairs, values, config.target_loss, calibrate) for scores in rankings]
     curve: dict[int, float] = {}
     for found in curves:
         for nodes, loss in found.curve.items():
             curve[nodes] = min(loss, curve.get(nodes, loss))
     sizes = [(size, i) for i, found in enumerate(curves) if (size := found.nodes_at(config.target_loss)) is not None]
     if sizes and config.signal != "adversarial":
-        decide = Deciding(model, [pairs.select(slice(0, DECIDING))], values)
+        decide = Deciding(model, [pairs.select(slice(0, DECIDING))], values, calibrate)
         scores, target = rankings[min(sizes)[1]], config.target_loss
         keep = discretised(model, scores, decide, target, config.elimination_rounds, tied=config.tied)
         nodes, loss = sum(int(mask.sum()) for mask in keep.values()), decide.loss(keep)
@@ -97,10 +99,11 @@ def ranked_losses(
     pairs: TokenPairs,
     values: Mapping[str, Tensor],
     target: float,
+    calibrate: bool = True,
 ) -> Forced:
     """The loss of the top-ranked nodes over their number: sizes a third apart, and a bisection towards the target.
 
-    Nodes of equal score come together, so sizes between are not seen.
+    Nodes of equal score come together, so sizes between are not seen. Each loss is calibrated as pruning calibrates.
     """
     alone = Alone(model, pairs.select(slice(0, DECIDING)), values)
     ranked = torch.cat(list(scores.values())).sort(descending=True).values
@@ -115,7 +118,8 @@ def ranked_losses(
         if nodes not in curve:
             threshold = ranked[k - 1] if k else float("inf")
             keep = {name: score >= threshold for name, score in scores.items()}
-            curve[nodes] = outcome_of(alone, alone.logits(keep)).loss
+            outcome = outcome_of(alone, alone.logits(keep))
+            curve[nodes] = (outcome.calibrated(fitted(outcome.difference)) if calibrate else outcome).loss
         return curve[nodes]
 
     sizes, step = [0], 8.0

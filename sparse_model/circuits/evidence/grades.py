@@ -38,8 +38,8 @@ class Gate:
 GATES = (
     Gate(
         "sufficient", "basic", "sufficiency", HELD_OUT_LOSS,
-        "upper end of the held-out loss at most twice the usual target of 0.15 nats",
-        lambda f: f.task_loss.high, lambda f: f.task_loss.high <= HELD_OUT_LOSS,
+        "upper end of the calibrated held-out loss at most twice the usual target of 0.15 nats",
+        lambda f: f.calibrated_loss.high, lambda f: f.calibrated_loss.high <= HELD_OUT_LOSS,
     ),
     Gate(
         "necessary", "basic", "necessity", P_VALUE,

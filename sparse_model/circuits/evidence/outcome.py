@@ -12,7 +12,8 @@ from torch import Tensor
 from foundation.statistics import Estimate, clustered_estimate
 from sparse_model.circuits.ablation import final_logits
 from sparse_model.circuits.alone import Alone
-from sparse_model.circuits.circuit import Calibration, Circuit
+from sparse_model.circuits.calibration import Calibration
+from sparse_model.circuits.circuit import Circuit
 from sparse_model.circuits.compile import NodeTap
 from sparse_model.circuits.masked_pass import answer_differences
 from sparse_model.circuits.prompts import Prompts
@@ -30,14 +31,13 @@ class Outcome:
     def __init__(self, difference: Float[Tensor, " M"], templates: Sequence[str]) -> None:
         self.difference, self.templates = difference.detach().double().cpu(), templates
 
-    def losses(self, calibration: Calibration | None = None) -> NDArray[np.float64]:
+    def calibrated(self, calibration: Calibration) -> "Outcome":
+        """The same under a scale and a shift."""
+        return Outcome(calibration.margin(self.difference), self.templates)
+
+    def losses(self) -> NDArray[np.float64]:
         """Binary loss per pair, in nats."""
-        difference = self.difference
-        if calibration is not None:
-            sign = torch.ones_like(difference)
-            sign[len(sign) // 2 :] = -1
-            difference = calibration.scale * difference + sign * calibration.shift
-        return self._by_pair(torch.nn.functional.softplus(-difference))
+        return self._by_pair(torch.nn.functional.softplus(-self.difference))
 
     def right(self) -> NDArray[np.float64]:
         """Share of a pair's prompts answered rightly."""
@@ -48,9 +48,9 @@ class Outcome:
         """Mean binary loss, in nats (chance 0.693)."""
         return float(torch.nn.functional.softplus(-self.difference).mean())
 
-    def loss_estimate(self, calibration: Calibration | None = None) -> Estimate:
+    def loss_estimate(self) -> Estimate:
         """Binary loss with its interval."""
-        return self.estimate(self.losses(calibration))
+        return self.estimate(self.losses())
 
     def accuracy_estimate(self) -> Estimate:
         """Share of prompts answered rightly, with its interval."""
@@ -77,6 +77,8 @@ class Outcome:
 class Subject:
     """A circuit, its model and the held-out pairs it is questioned on.
 
+    Wherever the circuit runs alone, its calibration is part of it; the whole model and other node sets have none.
+
     Args:
         pairs: pairs the circuit was not made with.
         seed: of random node sets.
@@ -98,9 +100,15 @@ class Subject:
         """The circuit, all else frozen."""
         return self.running()
 
+    @cached_property
+    def uncalibrated(self) -> Outcome:
+        """The same without its calibration."""
+        return outcome_of(self.alone, self.alone.logits(self.circuit.keep))
+
     def running(self, tap: NodeTap | None = None, scales: Tensor | None = None) -> Outcome:
         """The circuit, all else frozen, under a tap or given norm scales."""
-        return outcome_of(self.alone, self.alone.logits(self.circuit.keep, tap, scales))
+        logits = self.alone.logits(self.circuit.keep, tap, scales)
+        return outcome_of(self.alone, logits).calibrated(self.circuit.calibration)
 
     def only(self, keep: Mapping[str, Tensor]) -> Outcome:
         """Another node set, with all edges, all else frozen."""

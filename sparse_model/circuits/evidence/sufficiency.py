@@ -15,11 +15,12 @@ class Sufficiency(Finding):
     """Losses in nats (chance 0.693), accuracies as fractions (chance 0.5)."""
 
     task_loss: Estimate
-    """of the circuit alone"""
-    worst_template: str
-    """the held-out template it is worst on"""
-    worst_template_loss: float
+    """of the circuit alone, its logits as they are"""
     calibrated_loss: Estimate
+    """of the circuit alone under its calibration: what pruning decided on"""
+    worst_template: str
+    """the held-out template it is worst on, calibrated"""
+    worst_template_loss: float
     scale: float
     """the calibration: the difference of the two logits is scaled and shifted"""
     shift: float
@@ -37,10 +38,10 @@ class Sufficiency(Finding):
         """What the figures mean."""
         return (
             f"Alone, the circuit answers {self.circuit_accuracy.value:.0%} of held-out prompts rightly at a loss of "
-            f"{self.task_loss} ({self.worst_template_loss:.3f} on the worst template, {self.worst_template}); the whole model "
-            f"{self.accuracy.value:.0%} at {self.full_loss.value:.3f}, random circuits of its size have "
-            f"{self.random_circuit_loss.value:.3f}. Calibrated (scale {self.scale:.3g}, shift {self.shift:.3g}) it has "
-            f"{self.calibrated_loss}."
+            f"{self.calibrated_loss} under its calibration (scale {self.scale:.3g}, shift {self.shift:.3g}; "
+            f"{self.worst_template_loss:.3f} on the worst template, {self.worst_template}) and {self.task_loss} without; the "
+            f"whole model {self.accuracy.value:.0%} at {self.full_loss.value:.3f}, random circuits of its size have "
+            f"{self.random_circuit_loss.value:.3f}."
         )
 
 
@@ -50,10 +51,10 @@ def sufficiency(subject: Subject, draws: int = 100) -> Sufficiency:
     random = [subject.only(random_circuit(circuit, generator, outside=True)).loss for _ in range(draws)]
     worst_template, worst_template_loss = subject.by_itself.worst_template()
     return Sufficiency(
-        task_loss=subject.by_itself.loss_estimate(),
+        task_loss=subject.uncalibrated.loss_estimate(),
         worst_template=worst_template,
         worst_template_loss=worst_template_loss,
-        calibrated_loss=subject.by_itself.loss_estimate(circuit.calibration),
+        calibrated_loss=subject.by_itself.loss_estimate(),
         scale=circuit.calibration.scale,
         shift=circuit.calibration.shift,
         circuit_accuracy=subject.by_itself.accuracy_estimate(),

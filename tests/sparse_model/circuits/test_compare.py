@@ -11,7 +11,7 @@ from sparse_model.circuits.config import CompareConfig
 
 from .conftest import Known
 
-FAST = {"steps": 6, "batch_pairs": 4, "pairs": 8, "edge_steps": 3, "elimination_rounds": 6}
+FAST = {"steps": 6, "batch_pairs": 4, "pairs": 8, "edge_steps": 3, "elimination_rounds": 1}
 
 
 def _point(edges: int, target: float = 0.15, needed: int | None = None, k_coef: float = 1e-3) -> Point:

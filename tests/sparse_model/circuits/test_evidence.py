@@ -178,7 +178,7 @@ def test_sizes_count_equal_scores_together(known, circuit: Circuit) -> None:
     scores["0.attn.v"][:3] = 1.0
     total = sum(len(score) for score in scores.values())
     reached = task_loss(known.model, known.train) + 0.01  # by all nodes alone, so that sizes below are looked for
-    found = ranked_losses(known.model, scores, known.train, known.values, reached)
+    found = ranked_losses(known.model, scores, known.train, known.values, reached, calibrate=False)
     assert set(found.curve) == {0, 3, total}
     three = {name: score == 1.0 for name, score in scores.items()}
     alone = task_loss(known.model, known.train, Ablate(three, known.values))
@@ -238,7 +238,7 @@ def necessary(p: float = 0.01, loss: float = 0.9) -> _Says:
 def findings(**changed: object) -> dict:
     separates = _Says(ratio=3.0, separates=True)
     good = {
-        "sufficiency": _Says(task_loss=estimate(0.1)),
+        "sufficiency": _Says(calibrated_loss=estimate(0.1)),
         "necessity": necessary(),
         "nonsense": separates,
         "reversed": separates,
@@ -265,7 +265,7 @@ def findings(**changed: object) -> dict:
         ({"agreement": _Says(jaccard=0.5, lowest=0.3)}, "B"),
         ({"necessity": necessary(p=0.2)}, "D"),
         ({"necessity": necessary(loss=0.01)}, "D"),
-        ({"sufficiency": _Says(task_loss=estimate(0.299))}, "D"),
+        ({"sufficiency": _Says(calibrated_loss=estimate(0.299))}, "D"),
     ],
     ids=str,
 )
@@ -283,7 +283,7 @@ def test_everything_is_gathered_into_one_json_object(quick: bool, known, circuit
     keep = random_keep(known.model, 0.7)
     circuit = dataclasses.replace(circuit, keep=keep, scores={name: mask.float() for name, mask in keep.items()})
     text = np.random.default_rng(0).integers(0, 40, (4, 8))
-    config = PruneConfig(steps=3, batch_pairs=4, pairs=8, target_loss=5.0, edge_steps=0, elimination_rounds=2)
+    config = PruneConfig(steps=3, batch_pairs=4, pairs=8, target_loss=5.0, edge_steps=0, elimination_rounds=1)
     subject = Subject(known.model, circuit, known.validation)
     found = gather(subject, known.train, known.validation, None if quick else text, config, draws=2, seeds=2)
     read = json.loads(json.dumps(found.to_json(), allow_nan=False))

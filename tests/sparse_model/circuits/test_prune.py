@@ -7,11 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from foundation.errors import UserError
-from sparse_model.circuits.ablation import Ablate
 from sparse_model.circuits.config import PruneConfig
 from sparse_model.circuits.evaluate import evaluate_circuit
 from sparse_model.circuits.prune import (
-    calibrate,
     prune,
     task_loss,
     trim,
@@ -53,29 +51,17 @@ def test_trimming_drops_only_columns_that_are_padding_for_all(known) -> None:
     assert trim(known.train).tokens_a.shape == known.train.tokens_a.shape
 
 
-def test_calibration_never_raises_the_loss_on_its_own_pairs_and_is_at_a_minimum(known) -> None:
-    tap = Ablate(random_keep_of(known), known.values)
-    found = calibrate(known.model, (known.train, known.validation), tap)
-
-    def total(**changes: float) -> float:
-        from dataclasses import replace
-
-        return sum(task_loss(known.model, p, tap, replace(found, **changes)) for p in (known.train, known.validation))
-
-    assert total() <= total(scale=1.0, shift=0.0) + 1e-9
-    for step in (-0.02, 0.02):
-        assert total(scale=found.scale + step) >= total() - 1e-6
-        assert total(shift=found.shift + step) >= total() - 1e-6
-
-
 def test_a_pruned_circuit_reaches_the_target_with_part_of_the_nodes(known) -> None:
     target = max(0.3, 2 * worst_loss(known.model, (known.train, known.validation)))
     config = PruneConfig(target_loss=target, seeds=2, **QUICK)
+    deciding = (known.train, known.validation)
     circuit = prune(known.model, known.train, known.validation, known.values, config)
     within = circuit.within(known.model)
-    assert worst_loss(within, (known.train, known.validation), circuit.only()) <= target + 1e-5
+    assert max(task_loss(within, p, circuit.only(), circuit.calibration) for p in deciding) <= target + 1e-5
     assert 0 < circuit.metrics["nodes"] == len(circuit.nodes) < sum(map(len, known.values.values()))
     assert circuit.metrics["validation_loss"] == task_loss(within, known.validation, circuit.only())
+    calibrated = task_loss(within, known.validation, circuit.only(), circuit.calibration)
+    assert circuit.metrics["validation_calibrated_loss"] == calibrated
     assert circuit.metrics["edges"] < circuit.metrics["edges_between_nodes"]
     seeds = circuit.metrics["seeds"]
     assert [found["seed"] for found in seeds] == [0, 1]
@@ -90,6 +76,14 @@ def test_a_pruned_circuit_reaches_the_target_with_part_of_the_nodes(known) -> No
     assert len(found.necessity_random_losses) == 3
     assert found.nodes == len(circuit.nodes)
     assert found.task_loss < found.random_circuit_loss
+
+
+def test_without_calibration_in_the_decision_the_logits_reach_the_target_as_they_are(known) -> None:
+    deciding = (known.train, known.validation)
+    target = max(0.3, 2 * worst_loss(known.model, deciding))
+    config = PruneConfig(target_loss=target, calibrate_in_decision=False, **QUICK)
+    circuit = prune(known.model, known.train, known.validation, known.values, config)
+    assert worst_loss(circuit.within(known.model), deciding, circuit.only()) <= target + 1e-5
 
 
 def test_the_stored_ranking_tells_nodes_apart_whose_masks_are_saturated(known) -> None:
@@ -123,7 +117,8 @@ def test_unread_nodes_stay_where_the_circuit_would_miss_its_target_without_them(
         module, "drop_unread", lambda model, keep, edges=None: {name: mask & False for name, mask in keep.items()}
     )
     circuit = prune(known.model, known.train, known.validation, known.values, config)
-    assert worst_loss(circuit.within(known.model), (known.train, known.validation), circuit.only()) <= target + 1e-5
+    within, deciding = circuit.within(known.model), (known.train, known.validation)
+    assert max(task_loss(within, p, circuit.only(), circuit.calibration) for p in deciding) <= target + 1e-5
     assert circuit.nodes
 
 

@@ -30,7 +30,7 @@ check: $(VENV)/.developed
 
 # Apart from the environment's own packages, so that the other tests run as they do for most people: without Triton.
 kernel: $(VENV)/.triton
-	PYTHONPATH=$(VENV)/triton $(BIN)/python -m pytest tests/sparse_model/test_abs_topk_triton.py
+	PYTHONPATH=$(VENV)/triton $(BIN)/python -m pytest tests/sparse_model/transformer/test_abs_topk_triton.py
 
 format: $(VENV)/.developed
 	$(BIN)/ruff check --fix .

@@ -12,6 +12,7 @@ the compiler spills.
 """
 
 import argparse
+import inspect
 import json
 import os
 import re
@@ -85,8 +86,8 @@ def compiled(kind: str) -> Compiled:
     source = ASTSource(
         fn=_keep,
         signature={name: types.get(name, "i32") for name in names},
-        constexprs={(names.index(name),): value for name, value in constants.items()},
         attrs=aligned,
+        **{_constants_argument(ASTSource): {(names.index(name),): value for name, value in constants.items()}},
     )
     built = triton.compile(source, target=GPUTarget("cuda", 90, LANES), options=options)
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
@@ -94,6 +95,11 @@ def compiled(kind: str) -> Compiled:
         Path(file.name).write_bytes(built.asm["cubin"])
         run = [str(tool), "-sass", "-res-usage", file.name]
         return _read(subprocess.run(run, capture_output=True, text=True, check=True).stdout)
+
+
+def _constants_argument(source: type) -> str:
+    """`constexprs`, or what Triton called it before 3.3."""
+    return next(name for name in inspect.signature(source).parameters if name.startswith("const"))
 
 
 def _read(disassembly: str) -> Compiled:
@@ -120,7 +126,7 @@ def counts_per_row(rows: int) -> dict[str, dict[str, float]]:
     """How often the kernel counts per row, by dtype and kind of row; runs in Triton's interpreter."""
     import torch
 
-    from sparse_model import abs_topk_triton as kernel
+    from sparse_model.transformer import abs_topk_triton as kernel
 
     calls = 0
     reaching = kernel._reaching

@@ -68,12 +68,12 @@ class Bridge(nn.Module):
         self.dense_scale.fill_(1)
 
     def encode(self, j: int, h: Float[Tensor, "*B D"]) -> Float[Tensor, "*B S"]:
-        """f_j: the sparse stream that the dense stream h stands for."""
-        return abs_topk(self.encoders[j](h / self.dense_scale[j]), self.k)
+        """f_j: the sparse stream that the dense stream h stands for, in h's precision, whatever autocast multiplies in."""
+        return abs_topk(self.encoders[j](h / self.dense_scale[j]), self.k).to(h.dtype)
 
     def decode(self, j: int, h: Float[Tensor, "*B S"]) -> Float[Tensor, "*B D"]:
-        """g_j: the dense stream that the sparse stream h stands for."""
-        return self.decoders[j](h) * self.dense_scale[j]
+        """g_j: the dense stream that the sparse stream h stands for, in h's precision."""
+        return self.decoders[j](h).to(h.dtype) * self.dense_scale[j]
 
     def place_of_sparse(self, site: int) -> int | None:
         """Place j of a sparse site in the alignment; None where no dense site meets it."""

@@ -14,23 +14,23 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from bridges.bridge import Bridge
 from bridges.config import BridgeConfig
 from bridges.losses import kl_of_streams, nmse
 from bridges.protocol import ResidualStack, Walk, residual_sites
-from sparse_model.training.objective import ParameterGroup, next_token_loss, trainable
+from sparse_model.training.objective import Objective, ParameterGroup, next_token_loss, trainable
 from sparse_model.transformer.model import SparseTransformer
 
 
-class BridgedObjective(nn.Module):
+class BridgedObjective(Objective):
     """Trains `sparse` and `bridge`; `dense` is frozen and only looked at."""
 
     def __init__(self, sparse: SparseTransformer, dense: ResidualStack, bridge: Bridge, config: BridgeConfig) -> None:
         super().__init__()
         self.sparse, self.bridge, self.config = sparse, bridge, config
-        self.projected: nn.Module | None = sparse
+        self.projected = sparse
         self._dense = (dense,)  # a tuple, so that the frozen model is not registered as a part to train or save
 
     def parameter_groups(self) -> list[ParameterGroup]:

@@ -4,9 +4,9 @@ An objective owns what trains and is what `accelerate` wraps. `loss` is what the
 terms are reported. Language modelling serves the sparse model and any Hugging Face causal LM.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -23,23 +23,26 @@ class ParameterGroup:
     eps: float | None = None
 
 
-@runtime_checkable
-class Objective(Protocol):
-    """What the training loop needs of an objective (beside being an `nn.Module`)."""
+class Objective(nn.Module, ABC):
+    """What the training loop trains: a module that says what trains, what is kept sparse, and what its loss is.
+
+    A base class and no protocol: from Python 3.12 on, a check against a protocol does not see what a module registers
+    (its submodules and parameters), and `projected` is one.
+    """
 
     projected: nn.Module | None
     """The module whose weights are kept sparse; None for none."""
 
+    @abstractmethod
     def parameter_groups(self) -> list[ParameterGroup]:
         """Everything that trains."""
-        ...
 
-    def __call__(self, tokens: Int[Tensor, "B T"], draw: int) -> dict[str, Tensor]:
+    @abstractmethod
+    def forward(self, tokens: Int[Tensor, "B T"], draw: int) -> dict[str, Tensor]:
         """Loss terms of one batch, `loss` among them; `draw` seeds any random choice, so that a step can be replayed."""
-        ...
 
 
-class LanguageModelling(nn.Module):
+class LanguageModelling(Objective):
     """Next-token cross-entropy of any module that maps tokens to an output with `.logits`."""
 
     def __init__(self, model: nn.Module, projected: nn.Module | None = None) -> None:

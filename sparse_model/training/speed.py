@@ -11,29 +11,45 @@ import time
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode
 
 Shape = tuple[int, ...]
+ATTENTION = (
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_flash_attention",
+    "_scaled_dot_product_efficient_attention",
+    "_scaled_dot_product_cudnn_attention",
+)
+"""torch's fused attention operators; each has a `_backward`."""
 CPU_SIZE, DEVICE_SIZE = 1024, 4096
 """Side of the square matrices the rate is measured on."""
 
 
 def count_flops() -> FlopCounterMode:
     """A context in which matrix products are counted; read `get_total_flops()` afterwards."""
-    aten: Any = torch.ops.aten
-    on_cpu = {  # the rest is known to the counter
-        aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-        aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
-    }
-    return FlopCounterMode(display=False, custom_mapping=on_cpu)
+    formulas: dict[Any, Any] = {}
+    for name in ATTENTION:
+        for suffix, formula in (("", attention_flops), ("_backward", attention_backward_flops)):
+            operator = getattr(torch.ops.aten, name + suffix, None)  # which there are depends on torch's version
+            if operator is not None:
+                formulas[operator] = formula
+    return FlopCounterMode(display=False, custom_mapping=formulas)
 
 
-def _attention(query: Shape, key: Shape, value: Shape, *_: Any, **__: Any) -> int:
-    return int(sdpa_flop_count(query, key, value))
+def attention_flops(query: Shape, key: Shape, value: Shape, *_: Any, **__: Any) -> int:
+    """Of the scores and of mixing the values, [B, H, T, K] each.
+
+    Keys may have fewer heads than queries (grouped queries), which the formulas of older torch refuse: every query head
+    meets all keys.
+    """
+    B, H, T, K = query
+    return 2 * B * H * T * key[-2] * (K + value[-1])
 
 
-def _attention_backward(_: Shape, query: Shape, key: Shape, value: Shape, *__: Any, **___: Any) -> int:
-    return int(sdpa_backward_flop_count(query, query, key, value))
+def attention_backward_flops(_: Shape, query: Shape, key: Shape, value: Shape, *__: Any, **___: Any) -> int:
+    """Of the five products of a fused backward pass: the scores once more, and the gradients of scores, q, k and v."""
+    B, H, T, K = query
+    return 2 * B * H * T * key[-2] * (3 * K + 2 * value[-1])
 
 
 @functools.cache

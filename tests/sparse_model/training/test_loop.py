@@ -20,7 +20,7 @@ from torch import nn
 from foundation.artefacts import read_tensors
 from foundation.errors import StoppedEarly, UserError
 from sparse_model.training.config import TrainConfig
-from sparse_model.training.objective import LanguageModelling, ParameterGroup
+from sparse_model.training.objective import LanguageModelling, Objective, ParameterGroup
 from sparse_model.training.optimizer import limit_gradient
 from sparse_model.training.projection import density_report
 from tests.sparse_model.training.runs import CONFIG, Make, Weights, alone, assert_same_bits, run, weights
@@ -315,7 +315,7 @@ def test_clipping_leaves_small_gradients_alone_and_normalising_raises_them() -> 
         assert parameter.grad[0].item() == pytest.approx(expected)
 
 
-class Still(nn.Module):
+class Still(Objective):
     """An objective without gradient, with a matrix and a vector of its own rate."""
 
     projected = None

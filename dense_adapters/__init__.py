@@ -9,10 +9,13 @@ block_spec.py    the roles, as frozen records
 norms.py         what a norm computes, as numbers
 skeleton.py      the model's own code around the layers, run without them
 streams.py       several residual streams of one token batch
-stack.py         DenseStack: the resolved, probed model
+contribution.py  one contribution, bound to its modules
+probe_batch.py   the batch that models are resolved and proven on
+resolved.py      ResolvedStack: the record that all below work on
 walk.py          step through the residual stream
 probe.py         the numeric proof at load
 probe_report.py  its findings
+stack.py         DenseStack: resolved, probed, ready to be walked, recorded and edited
 loading.py       load a model and tokenizer by id, folder or GGUF file, plainly or as a stack
 positions.py     prompt, generated and padding positions of a running forward
 live_sites.py    where sites can be seen and changed on the running model

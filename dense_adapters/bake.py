@@ -11,7 +11,7 @@ switched on.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +20,7 @@ from transformers import PreTrainedModel
 from dense_adapters.editing import EditFn
 from dense_adapters.errors import AttachError
 from dense_adapters.readers import Reader, find_readers
-
-if TYPE_CHECKING:
-    from dense_adapters.stack import DenseStack
+from dense_adapters.resolved import ResolvedStack
 
 _CHECK_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 2e-1}
 
@@ -67,7 +65,7 @@ class WeightChanges:
 
 
 @torch.no_grad()
-def weight_changes(stack: "DenseStack", edits: tuple[WeightEdit, ...]) -> WeightChanges:
+def weight_changes(stack: ResolvedStack, edits: tuple[WeightEdit, ...]) -> WeightChanges:
     """The weights that make the model compute `edits`, in the order given, by itself; the model is only read.
 
     Raises AttachError, with the reason, for tied, shared, quantised and offloaded weights, for weights that cannot
@@ -119,7 +117,7 @@ def _removals(readers: tuple[Reader, ...], u: Tensor, strength: float, changed: 
 
 
 def _biases(
-    stack: "DenseStack",
+    stack: ResolvedStack,
     site: int,
     readers: tuple[Reader, ...],
     shift: Tensor,
@@ -147,7 +145,7 @@ def _biases(
     return new
 
 
-def _norm_bias(stack: "DenseStack", site: int) -> tuple[str, Tensor] | None:
+def _norm_bias(stack: ResolvedStack, site: int) -> tuple[str, Tensor] | None:
     """The bias of the read norm, where it has one and only this site's readers see it."""
     parts = stack.contributions[site] if site < len(stack.sublayers) else ()
     if any(part.spec.skip == "normed" for part in parts):
@@ -161,7 +159,7 @@ def _norm_bias(stack: "DenseStack", site: int) -> tuple[str, Tensor] | None:
     return f"{name}.bias", bias
 
 
-def _bias_switch(stack: "DenseStack", site: int, bare: list[Reader]) -> dict[str, bool]:
+def _bias_switch(stack: ResolvedStack, site: int, bare: list[Reader]) -> dict[str, bool]:
     """The configuration switch that gives these readers biases, or AttachError where the family has none."""
     names = ", ".join(reader.name for reader in bare)
     kind = stack.sublayers[site].kind if site < len(stack.sublayers) else "head"
@@ -178,14 +176,14 @@ def _plain(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear)
 
 
-def _refuse_unbakeable(stack: "DenseStack", reader: Reader) -> None:
+def _refuse_unbakeable(stack: ResolvedStack, reader: Reader) -> None:
     if not reader.weights:
         raise AttachError(f"{reader.name} ({type(reader.module).__name__}) has no plain weight to bake into; use hooks")
     for weight in reader.weights:
         _refuse_parameter(stack, f"{reader.name}.{weight}", reader.module.get_parameter(weight))
 
 
-def _refuse_parameter(stack: "DenseStack", name: str, parameter: Tensor) -> None:
+def _refuse_parameter(stack: ResolvedStack, name: str, parameter: Tensor) -> None:
     """Raise AttachError where a parameter is not an ordinary one of its own."""
     plain = type(parameter) is nn.Parameter and parameter.dtype in _CHECK_TOLERANCE
     if not plain or not _loaded_unquantised(stack.model):

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -22,9 +22,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from dense_adapters.bake import WeightEdit, describe, weight_changes
 from dense_adapters.errors import AttachError
 from dense_adapters.fingerprint import fingerprint
-
-if TYPE_CHECKING:
-    from dense_adapters.stack import DenseStack
+from dense_adapters.resolved import ResolvedStack
 
 _SCHEMA = 1
 _RECORD, _UNDO = "bake.json", "bake_undo.safetensors"
@@ -43,7 +41,7 @@ class BakeRecord:
     edits: list[dict[str, Any]]
 
 
-def bake(stack: "DenseStack", edits: tuple[WeightEdit, ...], folder: Path | str, tokenizer: Any = None) -> BakeRecord:
+def bake(stack: ResolvedStack, edits: tuple[WeightEdit, ...], folder: Path | str, tokenizer: Any = None) -> BakeRecord:
     """Write the model of `stack` with `edits` in its weights to `folder`, which must not exist yet.
 
     The model in memory stays as it is. Raises AttachError with the reason where a weight cannot be baked (see

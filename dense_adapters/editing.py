@@ -8,7 +8,7 @@ the context closes.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,9 +16,7 @@ from torch import Tensor
 from dense_adapters.errors import AttachError
 from dense_adapters.live_sites import Change, change_read, change_residual
 from dense_adapters.positions import ForwardScope, Where
-
-if TYPE_CHECKING:
-    from dense_adapters.stack import DenseStack
+from dense_adapters.resolved import ResolvedStack
 
 EditFn = Callable[[Tensor, Tensor], Tensor]
 """(h [B,t,D] residual at the site, x [B,t,D] normed input) -> new value [B,t,D]; for residual edits both are the
@@ -30,7 +28,7 @@ __all__ = ["EditFn", "Where", "editing"]
 
 @contextmanager
 def editing(
-    stack: "DenseStack",
+    stack: ResolvedStack,
     edits: Mapping[int, EditFn],
     kind: Literal["read", "residual"] = "read",
     where: Where = "both",
@@ -65,7 +63,7 @@ def editing(
 
 @contextmanager
 def attach_edit(
-    stack: "DenseStack", site: int, edit: EditFn, kind: str, scope: ForwardScope, touched: dict[int, int]
+    stack: ResolvedStack, site: int, edit: EditFn, kind: str, scope: ForwardScope, touched: dict[int, int]
 ) -> Iterator[None]:
     """Hook one edit into the model, within `scope`, counting touched positions per row in touched[site]."""
     stack.require(site, f"{kind} edit")
@@ -80,6 +78,8 @@ def attach_edit(
         new = new.to(x)
         return new if scope.touched is None else torch.where(scope.touched.to(x.device), new, x)
 
-    hook: Callable[[DenseStack, int, ForwardScope, Change], object] = change_read if kind == "read" else change_residual
+    hook: Callable[[ResolvedStack, int, ForwardScope, Change], object] = (
+        change_read if kind == "read" else change_residual
+    )
     with hook(stack, site, scope, change):  # type: ignore[attr-defined]
         yield

@@ -7,17 +7,15 @@ the change is added to the contribution just before it: the read and the skip pa
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 
 from dense_adapters.block_spec import ContributionSpec
+from dense_adapters.contribution import Contribution
 from dense_adapters.positions import ForwardScope
+from dense_adapters.resolved import ResolvedStack
 from dense_adapters.trace import first_tensor, hidden_argument
-from dense_adapters.walk import Contribution
-
-if TYPE_CHECKING:
-    from dense_adapters.stack import DenseStack
 
 Change = Callable[[Tensor, Tensor], Tensor]
 """(residual [B,t,D], value at the site [B,t,D]) -> the value to put there."""
@@ -96,7 +94,7 @@ def _norm_or_reader(part: Contribution) -> tuple[nn.Module, Places]:
 
 
 @contextmanager
-def change_read(stack: "DenseStack", site: int, scope: ForwardScope, change: Change) -> Iterator[None]:
+def change_read(stack: ResolvedStack, site: int, scope: ForwardScope, change: Change) -> Iterator[None]:
     """Put change(h, x) in place of the normed input x of sublayer `site`, where its modules read it."""
     if site == len(stack.sublayers):
         with _change_final_read(stack, scope, change):
@@ -126,7 +124,7 @@ def change_read(stack: "DenseStack", site: int, scope: ForwardScope, change: Cha
 
 
 @contextmanager
-def _change_final_read(stack: "DenseStack", scope: ForwardScope, change: Change) -> Iterator[None]:
+def _change_final_read(stack: ResolvedStack, scope: ForwardScope, change: Change) -> Iterator[None]:
     if stack.final_norm is None:
         with change_residual(stack, stack.n_sites - 1, scope, change):
             yield
@@ -140,7 +138,7 @@ def _change_final_read(stack: "DenseStack", scope: ForwardScope, change: Change)
 
 
 @contextmanager
-def change_residual(stack: "DenseStack", site: int, scope: ForwardScope, change: Change) -> Iterator[None]:
+def change_residual(stack: ResolvedStack, site: int, scope: ForwardScope, change: Change) -> Iterator[None]:
     """Put change(h, h) in place of the residual h at `site`, for everything downstream."""
     layers = stack.layers
     if site == len(stack.sublayers):
@@ -177,7 +175,7 @@ def change_residual(stack: "DenseStack", site: int, scope: ForwardScope, change:
 
 @contextmanager
 def observe(
-    stack: "DenseStack", site: int, kind: str, scope: ForwardScope, note: Callable[[Tensor], None]
+    stack: ResolvedStack, site: int, kind: str, scope: ForwardScope, note: Callable[[Tensor], None]
 ) -> Iterator[None]:
     """Call note(value [B,t,D]) with the read or the residual that the running model has at `site`."""
     layers = stack.layers

@@ -15,33 +15,25 @@ differ anyway.
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
+from dense_adapters.contribution import Contribution
 from dense_adapters.editing import attach_edit
 from dense_adapters.errors import AttachError
 from dense_adapters.norms import describe_norm
 from dense_adapters.positions import ForwardScope
+from dense_adapters.probe_batch import TOLERANCE, difference, probe_batch, rms
 from dense_adapters.probe_report import ProbeReport, Refusal
+from dense_adapters.resolved import ResolvedStack
 from dense_adapters.skeleton import model_inputs
 from dense_adapters.trace import Call, Trace, first_tensor, trace_forward
-from dense_adapters.walk import Contribution
-
-if TYPE_CHECKING:
-    from dense_adapters.stack import DenseStack
-
-TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-"""Allowed error by the dtype of the residual stream. Half precision only tells gross mistakes; attach in float32 to
-prove.
-"""
+from dense_adapters.walk import Walk
 
 SHARE = {torch.float64: 1e-2, torch.float32: 1e-2, torch.float16: 1.0, torch.bfloat16: 1.0}
 """The least scale of an entry's error, as a share of that entry."""
 
-PROBE_LENGTH = 9
 _STEPS = {
     "norm": ("read", "read edit"),
     "read": ("read", "read edit"),
@@ -54,38 +46,8 @@ _STEPS = {
 }
 
 
-def probe_batch(model: PreTrainedModel) -> tuple[Tensor, Tensor]:
-    """Two rows of pseudo-random tokens [2,T] and their mask, the second row padded on the left by two."""
-    embedding = model.get_input_embeddings()
-    vocabulary = model.config.get_text_config().vocab_size
-    generator = torch.Generator().manual_seed(20240229)
-    tokens = torch.randint(0, vocabulary, (2, PROBE_LENGTH), generator=generator)
-    mask = torch.ones_like(tokens)
-    mask[1, :2] = 0
-    weight = next(embedding.parameters())
-    device = weight.device if weight.device.type != "meta" else torch.device("cpu")
-    return tokens.to(device), mask.to(device)
-
-
-def difference(a: Tensor, b: Tensor, real: Tensor, scale: float, share: float) -> float:
-    """Largest |a - b| / max(scale, share * |b|) over real positions [B,T]; inf where shapes or values are wrong."""
-    if a.numel() != b.numel():
-        return float("inf")
-    rows = real.reshape(-1).to(b.device)
-    a = a.detach().to(b.device).double().reshape(len(rows), -1)[rows]
-    b = b.detach().double().reshape(len(rows), -1)[rows]
-    error = float(((a - b).abs() / (share * b.abs()).clamp(min=max(scale, 1e-30))).max())
-    return error if error == error else float("inf")
-
-
-def rms(x: Tensor, real: Tensor) -> float:
-    """Root mean square of x [B,T,*] over real positions [B,T]."""
-    rows = real.reshape(-1).to(x.device)
-    return float(x.detach().double().reshape(len(rows), -1)[rows].pow(2).mean().sqrt())
-
-
 @torch.no_grad()
-def run_probe(stack: "DenseStack") -> ProbeReport:
+def run_probe(stack: ResolvedStack) -> ProbeReport:
     """Check every site of `stack` against the model's own forward and report; never raises for a site that fails."""
     tokens, mask = probe_batch(stack.model)
     tokens = (tokens + 1) % stack.model.config.get_text_config().vocab_size
@@ -94,28 +56,13 @@ def run_probe(stack: "DenseStack") -> ProbeReport:
     return _Probe(stack, tokens, mask, trace).run()
 
 
-@torch.no_grad()
-def require_causal(model: PreTrainedModel, tokens: Tensor) -> None:
-    """Raise AttachError where a logit moves when a later token changes: no next-token logits to speak of then."""
-    changed = tokens.clone()
-    changed[:, -1] = (changed[:, -1] + 7) % model.config.get_text_config().vocab_size
-    before, after = (model(**model_inputs(model, t, None)).logits[:, :-1] for t in (tokens, changed))
-    real = torch.ones_like(tokens[:, :-1], dtype=torch.bool)
-    error = difference(after, before, real, 1.0, 1.0)
-    if error > TOLERANCE[before.dtype]:
-        raise AttachError(
-            f"{type(model).__name__} attends to later tokens (logits move by {error:.2g}), as encoders do; "
-            "attach a decoder-only causal language model"
-        )
-
-
 class _Probe:
-    def __init__(self, stack: "DenseStack", tokens: Tensor, mask: Tensor, trace: Trace) -> None:
+    def __init__(self, stack: ResolvedStack, tokens: Tensor, mask: Tensor, trace: Trace) -> None:
         self.stack = stack
         self.trace = trace
         self.mask = mask
         self.real = mask.bool()
-        self.walk = stack.walk(tokens, mask)
+        self.walk = Walk(stack, tokens, mask)
         self.tolerance = TOLERANCE[stack.dtype]
         self.report = ProbeReport(
             type(stack.model).__name__, stack.n_layers, self.tolerance, roles=[b.roles() for b in stack.blocks]

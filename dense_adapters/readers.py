@@ -8,7 +8,7 @@ the edited x.
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +17,9 @@ from transformers.pytorch_utils import Conv1D
 
 from dense_adapters.errors import AttachError
 from dense_adapters.probe import probe_batch
+from dense_adapters.resolved import ResolvedStack
 from dense_adapters.trace import first_tensor, hidden_argument
-
-if TYPE_CHECKING:
-    from dense_adapters.stack import DenseStack
+from dense_adapters.walk import Walk
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Reader:
 
 
 @torch.no_grad()
-def find_readers(stack: "DenseStack", site: int) -> tuple[Tensor, tuple[Reader, ...]]:
+def find_readers(stack: ResolvedStack, site: int) -> tuple[Tensor, tuple[Reader, ...]]:
     """The read [B,T,D] of the probe batch at `site`, and every module with weights that reads it.
 
     Raises AttachError where a block reads through two norms (one direction then is two), or where nothing reads the
@@ -57,7 +56,7 @@ def find_readers(stack: "DenseStack", site: int) -> tuple[Tensor, tuple[Reader, 
     """
     stack.require(site, "read")
     tokens, mask = probe_batch(stack.model)
-    walk = stack.walk(tokens, mask)
+    walk = Walk(stack, tokens, mask)
     h = walk.embedding()
     for earlier in range(site):
         h = walk.sublayer(earlier, h)
@@ -90,13 +89,13 @@ def find_readers(stack: "DenseStack", site: int) -> tuple[Tensor, tuple[Reader, 
     return x, tuple(found.values())
 
 
-def _candidates(stack: "DenseStack", site: int) -> list[nn.Module]:
+def _candidates(stack: ResolvedStack, site: int) -> list[nn.Module]:
     if site == len(stack.sublayers):
         return [*stack.tail_modules[1:], stack.model.get_output_embeddings()]
     return [m for part in stack.contributions[site] for module in part.modules for m in module.modules()]
 
 
-def _run_tail(stack: "DenseStack", x: Tensor) -> None:
+def _run_tail(stack: ResolvedStack, x: Tensor) -> None:
     """Run what follows the final norm, on its output."""
     for module in stack.tail_modules[1 if stack.final_norm is not None else 0 :]:
         x = module(x)

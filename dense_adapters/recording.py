@@ -3,16 +3,14 @@
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from torch import Tensor
 
 from dense_adapters.errors import AttachError
 from dense_adapters.live_sites import observe
 from dense_adapters.positions import ForwardScope
-
-if TYPE_CHECKING:
-    from dense_adapters.stack import DenseStack
+from dense_adapters.resolved import ResolvedStack
 
 
 class Recording:
@@ -36,7 +34,7 @@ class Recording:
 
 @contextmanager
 def recording(
-    stack: "DenseStack", sites: Iterable[int], kind: Literal["read", "residual"] = "residual"
+    stack: ResolvedStack, sites: Iterable[int], kind: Literal["read", "residual"] = "residual"
 ) -> Iterator[Recording]:
     """Yield a Recording that fills as the model runs inside the context.
 

@@ -1,6 +1,7 @@
 # make demo    the main job on the bundled models, from circuit to verdict
 # make test    every test
 # make check   lint, format and types
+# make docs    the documentation as pages, in build/site; a broken link or name stops it
 # make kernel  the GPU kernel without a GPU: Triton (1 GB) interprets, compiles and disassembles it
 # Each makes .venv and installs what it needs first. Another interpreter: make demo PYTHON=python3.12
 
@@ -11,7 +12,7 @@ TORCH := torch==2.13.0
 TRITON := triton==3.9.0
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test check kernel format clean
+.PHONY: help demo test check docs kernel format clean
 .DELETE_ON_ERROR:
 
 help:
@@ -27,6 +28,9 @@ check: $(VENV)/.developed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.documented
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # Apart from the environment's own packages, so that the other tests run as they do for most people: without Triton.
 kernel: $(VENV)/.triton
@@ -55,6 +59,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt $(VENV)/.torch
 
 $(VENV)/.developed: $(VENV)/.installed
 	$(PIP) install -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(VENV)/.documented: $(VENV)/.developed
+	$(PIP) install -c constraints.txt -e '.[docs]'
 	touch $@
 
 $(VENV)/.triton: $(VENV)/.developed Makefile

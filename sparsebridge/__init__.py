@@ -6,7 +6,7 @@
     circuit = sb.prune(bridge, "closing_quote")          # the few nodes of the sparse model that do the task
     verdict = sb.validate(circuit)                       # do they explain the dense model?
     with sb.edit(circuit).applied():                     # the circuit as a change of the dense model
-        print(bridge.dense.generate("name = 'hello"))
+        print(bridge.dense.generate("kind = 'item"))
 
 Nothing heavy is imported until a name is used. Every object prints itself, and shows a table or a drawing in a notebook.
 """

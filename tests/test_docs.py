@@ -1,8 +1,12 @@
 """The documents say what the program does: their command lines parse, their paths exist, their tables are complete."""
 
+import ast
 import importlib
+import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +14,7 @@ from typing import Any
 import pytest
 import typer.main
 
+import sparsebridge
 from cli.main import COMMANDS
 from sparse_model.studies.page import read_between
 
@@ -93,7 +98,7 @@ def test_every_command_shows_an_example_that_parses() -> None:
 
 
 def test_every_path_of_the_file_map_exists() -> None:
-    table = (ROOT / "README.md").read_text("utf-8").split("## File map")[1].split("\n## ")[0]
+    table = (ROOT / "docs" / "design.md").read_text("utf-8").split("## File map")[1].split("\n## ")[0]
     missing = []
     for row in re.findall(r"^\| (`[^|]+) \|", table, re.MULTILINE):
         names = re.findall(r"`([^`]+)`", row)
@@ -171,15 +176,63 @@ def test_a_figure_that_no_command_wrote_is_noticed() -> None:
     assert _unfounded(wrong, ROOT / "README.md") == ["-0.504 [-0.4, -0.3]", "7,777"]
 
 
-def test_the_readme_leads_to_every_document() -> None:
-    linked = set(re.findall(r"\]\((docs/[\w/]+\.md)", (ROOT / "README.md").read_text("utf-8")))
-    assert linked == {str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")}
+def test_the_readme_and_the_site_lead_to_every_document() -> None:
+    documents = {str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")}
+    readme, site = (ROOT / "README.md").read_text("utf-8"), (ROOT / "mkdocs.yml").read_text("utf-8")
+    assert set(re.findall(r"\]\((docs/[\w/]+\.md)", readme)) == documents
+    assert {f"docs/{name}" for name in re.findall(r": (\w+\.md)$", site, re.MULTILINE)} == documents
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) < 120
+
+
+def test_the_python_of_the_readme_runs_as_it_stands_and_in_less_than_a_minute_of_one_core(tmp_path: Path) -> None:
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    assert len(code) == 1
+    assert len([line for line in code[0].splitlines() if line]) <= 11
+    timed = f"{code[0]}\nimport time; print(time.process_time())"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    ran = subprocess.run(
+        [sys.executable, "-c", timed], capture_output=True, text=True, timeout=600, cwd=tmp_path, env=environment
+    )
+    assert ran.returncode == 0, ran.stderr
+    circuit, tokens, verdict, seconds = ran.stdout.strip().splitlines()
+    assert circuit.startswith("TaskCircuit('closing_quote'")
+    assert len(ast.literal_eval(tokens)) == 5
+    assert verdict.startswith("Verdict('closing_quote'")
+    assert float(seconds) < 60
+    assert "</html>" in (tmp_path / "report.html").read_text("utf-8")
+
+
+def _python_of_documents() -> list[Any]:
+    """Every line of Python in the guides that imports the public package or uses its short name."""
+    found = []
+    for document in DOCUMENTS:
+        for block in re.findall(r"```python\n(.*?)```", document.read_text("utf-8"), re.DOTALL):
+            for name in sorted(set(re.findall(r"\bsb\.(\w+)", block))):
+                found.append(pytest.param(name, id=f"{document.name}: sb.{name}"))
+    return found
+
+
+@pytest.mark.parametrize("name", _python_of_documents())
+def test_every_public_name_that_a_document_uses_exists(name: str) -> None:
+    assert name in sparsebridge.HOMES
+
+
+def test_every_name_of_the_api_page_exists_and_every_function_and_class_of_the_package_is_on_it() -> None:
+    shown = set(re.findall(r"^::: ([\w.]+)$", (ROOT / "docs" / "api.md").read_text("utf-8"), re.MULTILINE))
+    for path in shown:
+        module, _, name = path.rpartition(".")
+        assert hasattr(importlib.import_module(module), name), path
+    public = {f"{home}.{name}" for name, home in sparsebridge.HOMES.items()}
+    assert public <= shown
 
 
 def test_every_label_that_docstrings_cite_stands_in_the_method() -> None:
     method = (ROOT / "docs" / "method.md").read_text("utf-8")
     cited: set[str] = set()
-    for package in ("sparse_model", "dense_adapters", "bridges", "cli"):
+    for package in ("foundation", "sparse_model", "dense_adapters", "bridges", "sparsebridge", "cli"):
         for path in (ROOT / package).rglob("*.py"):
             text = path.read_text("utf-8")
             cited |= {f"({label})" for label in re.findall(r"\b(M\d)\b", text)}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-import dense_adapters.stack as stack_module
+import dense_adapters.resolved as resolved
 from dense_adapters import AttachError, BlockSpec, DenseStack
 from dense_adapters.norms import NormSpec
 from tests.dense_adapters.tiny_models import CASES, Case, build, tokens_and_mask
@@ -30,13 +30,13 @@ def _mlp(**changes: Any) -> Spoil:
 
 def _spoilt(monkeypatch: pytest.MonkeyPatch, case: Case, spoil: Spoil, layer: int = 1) -> DenseStack:
     """A stack whose resolver lies about one layer."""
-    honest = stack_module.resolve_layer
+    honest = resolved.resolve_layer
 
     def resolve(index: int, *rest: Any) -> BlockSpec:
         spec = honest(index, *rest)
         return spoil(spec) if index == layer else spec
 
-    monkeypatch.setattr(stack_module, "resolve_layer", resolve)
+    monkeypatch.setattr(resolved, "resolve_layer", resolve)
     return DenseStack(build(case))
 
 
@@ -94,26 +94,26 @@ def test_a_wrong_role_is_caught_at_its_layer_and_the_rest_stays_usable(
 
 
 def test_a_gain_read_as_w_where_the_model_means_one_plus_w_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = stack_module.describe_norm
+    honest = resolved.describe_norm
 
     def describe(*given: Any) -> NormSpec | None:
         spec = honest(*given)
         return None if spec is None else replace(spec, gain=spec.gain - 1.0)
 
-    monkeypatch.setattr(stack_module, "describe_norm", describe)
+    monkeypatch.setattr(resolved, "describe_norm", describe)
     stack = DenseStack(build(_case("Gemma-gain")))
     assert {r.check for r in stack.report.refused} == {"norm"}
     assert len({r.site for r in stack.report.refused}) == stack.n_sites
 
 
 def test_a_layernorm_described_as_an_rmsnorm_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = stack_module.describe_norm
+    honest = resolved.describe_norm
 
     def describe(*given: Any) -> NormSpec | None:
         spec = honest(*given)
         return None if spec is None else replace(spec, centres=False)
 
-    monkeypatch.setattr(stack_module, "describe_norm", describe)
+    monkeypatch.setattr(resolved, "describe_norm", describe)
     assert "norm" in {r.check for r in DenseStack(build(_case("GPT-2-plain"))).report.refused}
 
 

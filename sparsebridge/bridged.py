@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bridges.artefact import BridgeArtefact
+from bridges.config import BridgeConfig
 from bridges.evaluate import BridgeEvaluation, evaluate_bridge
-from bridges.objective import BridgeConfig
 from bridges.pairing import load_pairing
 from bridges.training import train_bridge as train
 from bridges.validation.isolation import ReferenceText

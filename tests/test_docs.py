@@ -23,6 +23,7 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").
 FENCE = re.compile(r"```(?:sh|bash)\n(.*?)```", re.DOTALL)
 SPAN = re.compile(r"`((?:sparsebridge|make|python) [^`]+)`")
 PLACEHOLDER = re.compile(r"\\\||\.\.\.|…|\b[A-Z][A-Z_]+\b")  # a table of alternatives, or a name to fill in
+OF_THE_PROGRAM = {"--help", "--version", "--install-completion", "--show-completion"}
 GROUPS = {"corpus", "sparse", "task", "circuit", "dense", "bridge", "edit"}
 
 
@@ -52,6 +53,8 @@ def _command(name: str) -> Any:
 def _parse(words: list[str]) -> None:
     """Parse a command line as the program would, without running anything."""
     name, *rest = words
+    if not rest and name in OF_THE_PROGRAM:
+        return
     assert name in COMMANDS, f"no command '{name}'"
     command = _command(name)
     if hasattr(command, "commands"):

@@ -8,7 +8,7 @@ import typer
 from cli.app import App
 from cli.circuit_compare import compare
 from cli.circuit_show import show
-from cli.dropped import say_dropped
+from cli.dropped import say_dropped, say_shortfall
 from cli.options import CorpusText, Device, Json, Out, Overwrite, TaskOption, check_device, with_settings
 from cli.output import print_json, print_table, say
 from sparse_model.circuits.config import PruneConfig
@@ -62,7 +62,7 @@ def prune(
     from sparse_model.circuits.evaluate import evaluate_circuit
     from sparse_model.circuits.prune import prune as find_circuit
     from sparse_model.corpus.reference_text import reference_blocks
-    from sparse_model.tasks import find_task
+    from sparse_model.tasks.registry import find_task, keep_task
     from sparse_model.tasks.splits import task_splits
 
     if out.exists() and not overwrite:
@@ -71,6 +71,7 @@ def prune(
     chosen = find_task(task)
     splits = task_splits(chosen, tokenizer, prune.pairs, evaluate_pairs, prune.seed, device)
     say_dropped(chosen, splits.train, splits.validation, splits.held_out)
+    say_shortfall(splits, prune.pairs, evaluate_pairs)
     values = ablation_values(
         sparse, reference_blocks(tokenizer, "train", blocks, sparse.config.block_size, corpus), prune.ablation
     )
@@ -82,6 +83,7 @@ def prune(
         pairs={"seed": prune.seed, **splits.sizes()},
     )
     circuit.save(out, overwrite)
+    keep_task(task, out)
     say(f"circuit written to {out}")
     show_evaluation(circuit.task, evaluation, as_json)
 
@@ -176,7 +178,7 @@ def evaluate(
     from sparse_model.circuits.evidence.gather import gather
     from sparse_model.circuits.evidence.outcome import Subject
     from sparse_model.corpus.reference_text import reference_blocks
-    from sparse_model.tasks import find_task
+    from sparse_model.tasks.registry import find_task, kept_task
 
     started = time.perf_counter()
     loaded = Circuit.load(circuit)
@@ -185,7 +187,7 @@ def evaluate(
     config = PruneConfig.from_mapping(loaded.settings, origin=str(circuit))
     from sparse_model.tasks.splits import task_splits
 
-    measured, own = find_task(task or loaded.task), loaded.pairs
+    measured, own = find_task(task or kept_task(circuit, loaded.task)), loaded.pairs
     seed = own.get("seed", config.seed) if seed is None else seed
     reported = own.get("held_out", UNKNOWN_PAIRS) if pairs is None else pairs
     splits = task_splits(measured, tokenizer, own.get("train", config.pairs), reported, seed, device)

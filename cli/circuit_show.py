@@ -23,9 +23,7 @@ def show(
         Path | None,
         typer.Option("--out", "-o", help="draw it into this .html (a self-contained page) or .svg file; unset: tables"),
     ] = None,
-    task: Annotated[
-        str | None, typer.Option("--task", help="the .jsonl file it was pruned on; unset: the circuit's own task")
-    ] = None,
+    task: Annotated[str | None, typer.Option("--task", help="another task; unset: the circuit's own")] = None,
     pairs: Annotated[int, typer.Option("--pairs", min=1, help="held-out pairs activations are averaged over")] = 64,
     contexts: Annotated[int, typer.Option("--contexts", min=1, help="passages of text per node")] = 5,
     blocks: Annotated[int, typer.Option("--blocks", min=1, help="text blocks the passages are chosen from")] = 256,
@@ -54,7 +52,8 @@ def show(
     from bridges.reports.board_page import board_page
     from bridges.reports.circuit_board import circuit_board
     from bridges.reports.figures.board_drawing import board_drawing
-    from sparse_model.tasks import find_task
+    from sparse_model.tasks.registry import find_task, kept_task
+    from sparse_model.tasks.splits import FEWEST
     from sparse_model.tasks.token_pairs import tokenise_pairs
 
     if not loaded.nodes:
@@ -66,8 +65,9 @@ def show(
             f"{circuit}: {len(loaded.nodes)} nodes do not fit a board of {MOST_NODES}; prune to fewer nodes, or list "
             "them without --out"
         )
-    tokenizer, found = load_tokenizer(model), find_task(task or loaded.task)
-    held_out = tokenise_pairs(found, tokenizer, pairs, "held_out", seed)
+    tokenizer, found = load_tokenizer(model), find_task(task or kept_task(circuit, loaded.task))
+    fewest = min(pairs, FEWEST) if found.is_finite else None
+    held_out = tokenise_pairs(found, tokenizer, pairs, "held_out", seed, fewest=fewest)
     text = reference_blocks(tokenizer, "held_out", blocks, sparse.config.block_size, corpus)
     board = circuit_board(sparse, loaded, held_out, tokenizer, text, contexts)
     drawn = board_page(board, found.description) if out.suffix == ".html" else board_drawing(board, "board") + "\n"

@@ -16,13 +16,12 @@ SourceOption = Annotated[
     list[str] | None,
     typer.Option(
         "--source",
-        help="NAME or NAME=WEIGHT, repeatable: tinypython, stdlib, a folder, a .jsonl, .parquet or .csv "
-        "file, or the id of a dataset "
+        help="NAME or NAME=WEIGHT, repeatable: tinypython, stdlib, a folder of text, tables or save_to_disk, a .jsonl, "
+        ".parquet or .csv file, or the id of a dataset "
         "[default: tinypython=0.85 and stdlib=0.15]",
         show_default=False,
     ),
 ]
-BUILT_IN = ("tinypython", "stdlib")
 SPLITS = ("train", "validation", "held_out")
 
 
@@ -34,17 +33,30 @@ def group() -> None:
 @app.command()
 @with_settings(corpus=CorpusConfig)
 def build(
-    out: Out, corpus: CorpusConfig, source: SourceOption = None, overwrite: Overwrite = False, as_json: Json = False
+    out: Out,
+    corpus: CorpusConfig,
+    source: SourceOption = None,
+    text_field: Annotated[
+        str | None,
+        typer.Option("--text-field", help="field or column of the sources that holds the document [default: text]"),
+    ] = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
 ) -> None:
     """Tokenise sources into blocks, with a tokenizer learned from them.
 
     Example: sparsebridge corpus build --source tinypython=0.85 --source stdlib=0.15 --out runs/corpus
     """
+    from foundation.errors import UserError
     from sparse_model.corpus.build import build_corpus
 
     if source:
-        described = [parse_source(text) for text in source]
+        described = [parse_source(text, text_field) for text in source]
+        if text_field is not None and not any("field" in one for one in described):
+            raise UserError("--text-field: none of these sources has fields; leave it out")
         corpus = CorpusConfig.from_mapping({**corpus.to_json(), "sources": described}, origin="--source")
+    elif text_field is not None:
+        raise UserError("--text-field: belongs to a --source with fields; name one")
     built = build_corpus(corpus, out, overwrite)
     say(f"corpus written to {out}")
     if as_json:
@@ -84,15 +96,14 @@ def show(
             typer.echo(f"\n--- {split} block {number} of {name}\n{block}")
 
 
-def parse_source(text: str) -> dict[str, Any]:
-    """The config of one --source.
+def parse_source(text: str, text_field: str | None = None) -> dict[str, Any]:
+    """The config of one --source, NAME or NAME=WEIGHT.
 
     Raises:
-        UserError: the weight is no number, the path does not exist, or a built-in name is misspelt.
+        UserError: the weight is no number, or `source_config` refuses the name.
     """
-    import difflib
-
     from foundation.errors import UserError
+    from sparse_model.corpus.config import source_config
 
     name, equals, weight = text.rpartition("=")
     if not equals:
@@ -103,26 +114,10 @@ def parse_source(text: str) -> dict[str, Any]:
             given["weight"] = float(weight)
         except ValueError:
             raise UserError(f"--source {text}: '{weight}' is no weight; write {name or 'NAME'}=0.5") from None
-    path = Path(name).expanduser()
-    if name in BUILT_IN:
-        return {"kind": name, **given}
-    if name.endswith(".jsonl"):
-        return {"kind": "jsonl", "path": str(path), **given}
-    if name.endswith((".parquet", ".csv")):
-        return {"kind": "table", "path": str(path), **given}
-    if path.is_dir():
-        return {"kind": "folder", "path": str(path), **given}
-    if path.exists():
-        raise UserError(
-            f"--source {name}: is a file that does not end in .jsonl, .parquet or .csv; "
-            "give its folder, or convert it to JSON lines"
-        )
-    if name.startswith((".", "/", "~")):
-        raise UserError(f"--source {name}: no such folder or file; check the path")
-    near = difflib.get_close_matches(name, BUILT_IN, n=1, cutoff=0.7)
-    if near:
-        raise UserError(f"--source {name}: no such source; did you mean '{near[0]}'?")
-    return {"kind": "dataset", "id": name, **given}
+    found = source_config(name, given)
+    if text_field is not None and "field" in type(found).model_fields:
+        found = found.model_copy(update={"field": text_field})
+    return found.model_dump(mode="json", exclude_unset=True)
 
 
 def show_description(name: str, description: dict[str, Any]) -> None:

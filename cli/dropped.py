@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from cli.output import say
 
 if TYPE_CHECKING:
+    from sparse_model.tasks.splits import Splits
     from sparse_model.tasks.task import Task
     from sparse_model.tasks.token_pairs import TokenPairs
 
@@ -19,3 +20,12 @@ def say_dropped(task: "Task", *splits: "TokenPairs") -> None:
         dropped.update(pairs.dropped)
     if dropped:
         say(f"task {task.name}: {dropped.total()} pairs dropped ({reasons(dropped)})")
+
+
+def say_shortfall(splits: "Splits", train: int, evaluate: int) -> None:
+    """One line on stderr where a task's file holds fewer pairs than were asked for."""
+    from sparse_model.tasks.splits import shortfall
+
+    found = shortfall(splits, train, evaluate)
+    if found:
+        say(f"task {splits.train.name}: {found}")

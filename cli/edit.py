@@ -27,7 +27,7 @@ Strength = Annotated[
     float | None, typer.Option("--strength", help="steering strength: 0 no edit, 1 a full one; unset: the edit's own")
 ]
 TaskOfOwn = Annotated[
-    str | None, typer.Option("--task", help="a .jsonl file of pairs; unset: the built-in task of the circuit's name")
+    str | None, typer.Option("--task", help="another task's name or .jsonl file; unset: the circuit's own")
 ]
 TextBlocks = Annotated[int, typer.Option("--blocks", min=2, help="held-out text blocks for isolation and corpus means")]
 
@@ -57,11 +57,11 @@ def map_(
         list[str] | None, typer.Option("--node", help="map only this node, such as 1.mlp.act_in:17; repeatable")
     ] = None,
     rule: Annotated[
-        Literal["move", "ablate", "scale", "clamp", "add"],
-        typer.Option("--rule", help="standing: what happens to the nodes"),
+        str, typer.Option("--rule", help="standing: what happens to the nodes; 'list' says which rules there are")
     ] = "move",
     value: Annotated[
-        float | None, typer.Option("--value", help="for clamp and add, in stream units of the sparse model")
+        float | None,
+        typer.Option("--value", help="for rules that need one (clamp, add), in stream units of the sparse model"),
     ] = None,
     task: TaskOfOwn = None,
     corpus: CorpusText = None,
@@ -77,16 +77,23 @@ def map_(
 
     Example: sparsebridge edit map runs/closing_quote --bridge runs/bridge --out runs/edit
     """
+    from bridges.edits.rules import find_rule
     from bridges.pairing import load_pairing
     from cli.editing import map_paired, map_standing
     from foundation.errors import UserError
     from sparse_model.circuits.circuit import Circuit
+    from sparse_model.tasks.registry import kept_task
 
     if out.exists() and not overwrite:
         raise UserError(f"{out}: already exists; choose another --out or pass --overwrite")
+    try:
+        find_rule(rule)
+    except UserError as error:
+        raise UserError(f"--rule: {error}") from None
     loaded = Circuit.load(circuit)
     pairing = load_pairing(bridge, dense, check_device(device))
     loaded.check_model(pairing.artefact.sparse, str(bridge))
+    task = task or kept_task(circuit, loaded.task)
     if form == "paired":
         if rule != "move" or value is not None:
             raise UserError(
@@ -244,12 +251,14 @@ def validate(
     from cli.editing import validate_one
     from foundation.errors import UserError
     from sparse_model.circuits.circuit import Circuit
+    from sparse_model.tasks.registry import kept_task
 
     if out is not None and out.exists() and not overwrite:
         raise UserError(f"{out}: already exists; choose another --out or pass --overwrite")
     loaded = Circuit.load(circuit)
     pairing = load_pairing(bridge, dense, check_device(device))
     loaded.check_model(pairing.artefact.sparse, str(bridge))
+    task = task or kept_task(circuit, loaded.task)
     report = validate_one(pairing, loaded, task, corpus, blocks, pairs, draws, seed, device, out, overwrite)
     if as_json:
         print_json(report)

@@ -53,6 +53,7 @@ def map_standing(
 
     from bridges.edits.fit import node_edit
     from bridges.edits.paired import Direction
+    from bridges.edits.rules import rules_of_nodes
     from bridges.edits.standing_artefact import save_standing
     from bridges.validation.isolation import ReferenceText
     from bridges.validation.standing import choose_standing, claim_of
@@ -67,7 +68,7 @@ def map_standing(
     if rule == "move":
         if nodes or value is not None:
             raise UserError(
-                "--node and --value need a --rule of ablate, scale, clamp or add; move takes the whole circuit"
+                f"--node and --value need a --rule of {', '.join(rules_of_nodes())}; move takes the whole circuit"
             )
         splits = task_splits(find_task(task or circuit.task), artefact.tokenizer, pairs, max(2, pairs // 2), seed)
         forward = direction == "a_to_b"

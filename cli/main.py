@@ -84,6 +84,8 @@ def run(arguments: list[str]) -> int:
     """Run one command line and return its exit code."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if not sys.stderr.isatty():  # a bar redraws itself with carriage returns, which fill a log
+        os.environ.setdefault("TQDM_DISABLE", "1")
     try:
         result = app(arguments, standalone_mode=False, prog_name="sparsebridge")
         return result if isinstance(result, int) else 0

@@ -16,6 +16,7 @@ from sparse_model.circuits.evaluate import CircuitEvaluation, evaluate_circuit
 from sparse_model.circuits.evidence.gather import Evidence, gather
 from sparse_model.circuits.evidence.outcome import Subject
 from sparse_model.circuits.prune import prune as find_circuit
+from sparse_model.tasks.registry import kept_task
 from sparse_model.tasks.splits import Splits, task_splits
 from sparse_model.tasks.task import Task
 from sparse_model.transformer.nodes import Node
@@ -125,14 +126,14 @@ def load_circuit(
 
     Args:
         bridge: with the sparse model it was pruned from.
-        task: unset, the built-in task that the circuit names.
+        task: unset, the circuit's own: a built-in one, or the file kept in its folder.
 
     Raises:
         UserError: the folder is damaged, the model is another one, or the task is unknown.
     """
     circuit = Circuit.load(Path(folder))
     circuit.check_model(bridge.sparse, str(bridge.folder))
-    chosen = find_task(circuit.task if task is None else task)
+    chosen = find_task(kept_task(Path(folder), circuit.task) if task is None else task)
     pairs, config = circuit.pairs, PruneConfig.from_mapping(circuit.settings, origin=str(folder))
     train, held_out = pairs.get("train", config.pairs), pairs.get("held_out", EVALUATE_PAIRS)
     seed = pairs.get("seed", config.seed)

@@ -13,7 +13,7 @@ from torch import Tensor
 from bridges.bridge import Bridge
 from bridges.edits.mapping import map_nodes
 from bridges.edits.paired import Direction
-from bridges.edits.rules import Ablate, Add, Clamp, Move, Rule, Scale
+from bridges.edits.rules import Move, find_rule
 from bridges.edits.standing import StandingEdit, StandingSite
 from bridges.protocol import residual_sites
 from dense_adapters import DenseStack
@@ -145,10 +145,10 @@ def node_edit(
     corpus_h: Sequence[Tensor],
     task: str = "",
 ) -> StandingEdit:
-    """A standing edit of chosen read or write nodes by a simple rule: ablate, scale, clamp or add.
+    """A standing edit of chosen read or write nodes by one of `rules.rules_of_nodes()`.
 
     Args:
-        values: `value` for clamp and add, in stream units of the sparse model, for every node.
+        values: `value` where the rule needs one, in stream units of the sparse model, for every node.
 
     Raises:
         UserError: the rule needs a class contrast, a value is missing, or a node does not map.
@@ -160,18 +160,8 @@ def node_edit(
         index = torch.tensor([node.channel for node in mapped.nodes])
         encoder, decoder = bridge.encoders[mapped.place], bridge.decoders[mapped.place]
         rows, bias = encoder.weight[index].detach(), encoder.bias[index].detach()
-        chosen: Rule
-        if rule == "ablate":
-            chosen = Ablate((corpus_h[mapped.dense_site] @ rows.T + bias).mean((0, 1)))
-        elif rule == "scale":
-            chosen = Scale()
-        elif rule in ("clamp", "add"):
-            if "value" not in values:
-                raise UserError(f"rule '{rule}' needs --value")
-            value = torch.full((len(index),), float(values["value"]))
-            chosen = Clamp(value) if rule == "clamp" else Add(value)
-        else:
-            raise UserError(f"rule '{rule}' cannot be made from nodes alone; choose ablate, scale, clamp or add")
+        corpus = (corpus_h[mapped.dense_site] @ rows.T + bias).flatten(0, 1)
+        chosen = find_rule(rule).of_nodes(corpus, values.get("value"))
         names = tuple(map(str, mapped.nodes))
         sites.append(StandingSite(mapped.dense_site, names, rows, bias, decoder.weight[:, index].T.detach(), chosen))
     claim = f"{rule} {', '.join(map(str, nodes))}"

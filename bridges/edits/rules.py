@@ -1,4 +1,6 @@
-"""Rules of standing edits: what a node's activation becomes, from what it is now. One function per rule.
+"""Rules of standing edits: what a node's activation becomes, from what it is now, and how a rule is made. One class per rule.
+
+A new rule is one class here and its name in `RULES`; mapping, saving and the command line take it from there.
 
 ablate   a′ = corpus mean
 scale    a′ = (1 + strength) · a            strength −1 silences, 0 changes nothing
@@ -8,7 +10,7 @@ move     where the nodes lie nearer to their class-a mean than to the class-b an
 """
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from jaxtyping import Bool, Float
@@ -22,6 +24,19 @@ class Rule:
     """What nodes with activations z [*B, n] change by; `tensors` lists the fields that are numbers per node."""
 
     name: ClassVar[str]
+
+    @classmethod
+    def of_nodes(cls, corpus: Float[Tensor, "M n"], value: float | None) -> Self:
+        """The rule for chosen nodes.
+
+        Args:
+            corpus: their activations on M tokens of reference text.
+            value: in stream units of the sparse model, the same for every node; None where none was given.
+
+        Raises:
+            UserError: the rule takes more than nodes, or a value is missing or not wanted.
+        """
+        raise UserError(f"rule '{cls.name}' cannot be made from nodes alone; choose {', '.join(rules_of_nodes())}")
 
     def change(self, z: Float[Tensor, "*B n"], strength: float) -> Float[Tensor, "*B n"]:
         """Δz at this strength; 0 for strength 0."""
@@ -47,6 +62,12 @@ class Ablate(Rule):
     name: ClassVar[str] = "ablate"
     mean: Tensor
 
+    @classmethod
+    def of_nodes(cls, corpus: Float[Tensor, "M n"], value: float | None) -> Self:
+        """Takes no value."""
+        _refuse_value(cls.name, value)
+        return cls(corpus.mean(0))
+
     def change(self, z: Float[Tensor, "*B n"], strength: float) -> Float[Tensor, "*B n"]:
         """strength · (mean − z)."""
         return strength * (self.mean - z)
@@ -57,6 +78,12 @@ class Scale(Rule):
     """Multiply nodes by 1 + strength."""
 
     name: ClassVar[str] = "scale"
+
+    @classmethod
+    def of_nodes(cls, corpus: Float[Tensor, "M n"], value: float | None) -> Self:
+        """Takes no value: its strength says how much."""
+        _refuse_value(cls.name, value)
+        return cls()
 
     def change(self, z: Float[Tensor, "*B n"], strength: float) -> Float[Tensor, "*B n"]:
         """strength · z."""
@@ -70,6 +97,11 @@ class Clamp(Rule):
     name: ClassVar[str] = "clamp"
     value: Tensor
 
+    @classmethod
+    def of_nodes(cls, corpus: Float[Tensor, "M n"], value: float | None) -> Self:
+        """Needs a value."""
+        return cls(_same_value(cls.name, value, corpus))
+
     def change(self, z: Float[Tensor, "*B n"], strength: float) -> Float[Tensor, "*B n"]:
         """strength · (value − z)."""
         return strength * (self.value - z)
@@ -81,6 +113,11 @@ class Add(Rule):
 
     name: ClassVar[str] = "add"
     value: Tensor
+
+    @classmethod
+    def of_nodes(cls, corpus: Float[Tensor, "M n"], value: float | None) -> Self:
+        """Needs a value."""
+        return cls(_same_value(cls.name, value, corpus))
 
     def change(self, z: Float[Tensor, "*B n"], strength: float) -> Float[Tensor, "*B n"]:
         """strength · value, everywhere."""
@@ -118,17 +155,44 @@ class Move(Rule):
 RULES: dict[str, type[Rule]] = {rule.name: rule for rule in (Ablate, Scale, Clamp, Add, Move)}
 
 
+def rules_of_nodes() -> tuple[str, ...]:
+    """Names of the rules that chosen nodes suffice for."""
+    return tuple(name for name, rule in RULES.items() if "of_nodes" in vars(rule))
+
+
+def find_rule(name: str) -> type[Rule]:
+    """A rule by its name.
+
+    Raises:
+        UserError: there is none of that name; the message says what there is and what each does.
+    """
+    if name not in RULES:
+        known = "; ".join(f"{rule.name}: {str(rule.__doc__).splitlines()[0].rstrip('.')}" for rule in RULES.values())
+        raise UserError(f"unknown rule '{name}'; choose one of {', '.join(RULES)} ({known})")
+    return RULES[name]
+
+
+def _refuse_value(name: str, value: float | None) -> None:
+    if value is not None:
+        raise UserError(f"rule '{name}' takes no --value; leave it out, or choose another --rule")
+
+
+def _same_value(name: str, value: float | None, corpus: Tensor) -> Float[Tensor, " n"]:
+    if value is None:
+        raise UserError(f"rule '{name}' needs --value, in stream units of the sparse model")
+    return torch.full(corpus.shape[1:], float(value))
+
+
 def make_rule(name: str, values: dict[str, Any]) -> Rule:
     """A rule from its name and fields.
 
     Raises:
         UserError: unknown name, or fields missing.
     """
-    if name not in RULES:
-        raise UserError(f"unknown rule '{name}'; choose one of {', '.join(RULES)}")
-    wanted = {field.name for field in fields(RULES[name])}
+    rule = find_rule(name)
+    wanted = {field.name for field in fields(rule)}
     if set(values) != wanted:
         raise UserError(
             f"rule '{name}' needs {', '.join(sorted(wanted)) or 'nothing'}, got {', '.join(sorted(values)) or 'nothing'}"
         )
-    return RULES[name](**values)
+    return rule(**values)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sparse_model.corpus.fragment import Split
-from sparse_model.corpus.sources import CorpusError, split_of
+from sparse_model.corpus.sources import CorpusError, split_documents
 
 DEFAULT_SUFFIXES = (".py", ".txt", ".md")
 
@@ -35,9 +35,7 @@ class TextFolder:
 
     def documents(self, split: Split) -> Iterator[str]:
         """The files of one split, decided by each file's relative path; empty files are passed over."""
-        for path in self._paths:
-            if split_of(path.relative_to(self.folder).as_posix()) != split:
-                continue
+        for path in split_documents(self._keyed, split):
             try:
                 text = path.read_text(encoding="utf-8")
             except UnicodeDecodeError as error:
@@ -50,6 +48,9 @@ class TextFolder:
                 ) from error
             if text.strip():
                 yield text
+
+    def _keyed(self) -> Iterator[tuple[str, Path]]:
+        return ((path.relative_to(self.folder).as_posix(), path) for path in self._paths if path.stat().st_size)
 
 
 class JsonLines:
@@ -64,13 +65,16 @@ class JsonLines:
 
     def documents(self, split: Split) -> Iterator[str]:
         """The documents of one split, decided by the text; blank lines and empty documents are passed over."""
+        yield from split_documents(self._keyed, split)
+
+    def _keyed(self) -> Iterator[tuple[str, str]]:
         with self.path.open(encoding="utf-8") as lines:
             try:
                 for number, line in enumerate(lines, start=1):
                     if line.strip():
                         text = self._text(line, number)
-                        if text.strip() and split_of(text) == split:
-                            yield text
+                        if text.strip():
+                            yield text, text
             except UnicodeDecodeError as error:
                 raise CorpusError(f"{self.path} is not UTF-8 text ({error.reason}): convert it to UTF-8.") from error
 
@@ -84,6 +88,7 @@ class JsonLines:
         if not isinstance(record, dict) or not isinstance(record.get(self.field), str):
             has = ", ".join(sorted(record)) if isinstance(record, dict) else type(record).__name__
             raise CorpusError(
-                f"{self.path} line {number} has no text in field {self.field!r} (it has {has}): name one that does."
+                f"{self.path} line {number} has no text in field {self.field!r} (it has {has}): name one that does "
+                "(--text-field)."
             )
         return str(record[self.field])

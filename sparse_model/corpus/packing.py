@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from sparse_model.corpus.fragment import Split
+from sparse_model.corpus.fragment import SPLITS, Split
 from sparse_model.corpus.sources import CorpusError, Source
 
 if TYPE_CHECKING:
@@ -74,16 +74,27 @@ def pack(
             if passes == 1:
                 pass_tokens = tokens
         if tokens < block_length:
-            raise CorpusError(
-                f"the {split} split of source {source.name} is empty: {documents} documents give {tokens} tokens, less "
-                f"than one block of {block_length}; add documents, shorten the blocks, or leave the source out."
-            )
+            raise CorpusError(_too_little(source.name, split, documents, tokens, block_length))
         kept = min(blocks, tokens // block_length)
         file.seek(0)
         header = _write_header(file, (kept, block_length), dtype)
         file.truncate(header + kept * block_length * np.dtype(dtype).itemsize)
     epochs = round(kept * block_length / pass_tokens, 4) if passes > 1 else 1.0
     return Packed(np.load(path, mmap_mode="r"), documents, epochs)
+
+
+def _too_little(name: str, split: Split, documents: int, tokens: int, block_length: int) -> str:
+    """What is wrong with a split of less than one block, and what would do."""
+    found = (
+        f"source {name}: {documents} documents with {tokens} tokens fall to the {split} split, less than one block of "
+        f"{block_length}"
+    )
+    if not documents:
+        return f"{found}; give at least {len(SPLITS)} documents that are not empty (cut long ones), or leave the source out"
+    more = -(-block_length // tokens)
+    return (
+        f"{found}; give about {more} times as many documents, --block-length {max(2, tokens)}, or leave the source out"
+    )
 
 
 def mix(parts: Sequence[np.ndarray], path: Path, seed: int) -> np.ndarray:

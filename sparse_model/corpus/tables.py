@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sparse_model.corpus.fragment import Split
-from sparse_model.corpus.sources import CorpusError, split_of
+from sparse_model.corpus.sources import CorpusError, split_documents
 
 SUFFIXES = (".parquet", ".csv")
 ROWS_AT_ONCE = 256
@@ -32,10 +32,13 @@ class Table:
 
     def documents(self, split: Split) -> Iterator[str]:
         """The documents of one split, decided by the text; empty ones are passed over."""
+        yield from split_documents(self._keyed, split)
+
+    def _keyed(self) -> Iterator[tuple[str, str]]:
         for file in self._files:
             for text in self._parquet(file) if file.suffix.lower() == ".parquet" else self._csv(file):
-                if text is not None and text.strip() and split_of(text) == split:
-                    yield text
+                if text is not None and text.strip():
+                    yield text, text
 
     def _parquet(self, file: Path) -> Iterator[str | None]:
         import pyarrow
@@ -70,4 +73,6 @@ class Table:
     def _check(self, file: Path, columns: object) -> None:
         names = list(columns) if isinstance(columns, list | tuple) else []
         if self.field not in names:
-            raise CorpusError(f"{file} has no column {self.field!r} (it has {', '.join(names)}): name one it has.")
+            raise CorpusError(
+                f"{file} has no column {self.field!r} (it has {', '.join(names)}): name one it has (--text-field)."
+            )

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from foundation.statistics import Estimate, mean_estimate
 from sparse_model.corpus.fragment import Split
 from sparse_model.tasks.loss import last_logits, logit_difference
+from sparse_model.tasks.splits import FEWEST
 from sparse_model.tasks.task import Task, TaskError
 from sparse_model.tasks.token_pairs import tokenise_pairs
 
@@ -51,7 +52,7 @@ def check_task(
     split: Split = "held_out",
     seed: int = 0,
 ) -> TaskCheck:
-    """Accuracy and losses over `pairs` pairs of one split.
+    """Accuracy and losses over `pairs` pairs of one split; of a task from a file over as many as there are.
 
     Args:
         model: maps tokens and an attention mask to an output with `.logits`, sparse or from Hugging Face.
@@ -59,7 +60,8 @@ def check_task(
     Raises:
         TaskError: too few pairs fit the tokenizer, or they are longer than the model reads.
     """
-    drawn = tokenise_pairs(task, tokenizer, pairs, split, seed).to(model.device)
+    fewest = min(pairs, FEWEST) if task.is_finite else None
+    drawn = tokenise_pairs(task, tokenizer, pairs, split, seed, fewest=fewest).to(model.device)
     prompts = drawn.prompts()
     longest, limit = prompts.tokens.shape[1], getattr(model.config, "max_position_embeddings", None)
     if limit is not None and longest > limit:

@@ -17,14 +17,17 @@ NO_TEMPLATE = "pairs without a template"
 """The label of pairs whose line gives none: their held-out split holds other pairs, not other templates."""
 
 
+WANTED = 64
+"""Pairs to decide on, and to report on, that commands ask for by default."""
+
+
 def load_task(path: Path, name: str | None = None) -> Task:
     """The task in `path`: each line holds `prompt_a`, `answer_a`, `prompt_b`, `answer_b`, and may hold `template` (a
     label) and `split` (train, validation or held_out).
 
-    Lines without a split are dealt out in order: of ten, eight to train, one to validation, one to held_out; each split
-    thus needs ten lines to be sure of a pair. A line with the prompts of an earlier one, in either order, is left out, so that
-    no pair is in two splits. Answers must be exactly one token. Raises TaskError, naming the line, if
-    the file is missing, empty or malformed.
+    Lines without a split are dealt out in order, see `deal`. A line with the prompts of an earlier one, in either order, is
+    left out, so that no pair is in two splits. Answers must be exactly one token. Raises TaskError, naming the line, if the file
+    is missing, empty or malformed.
     """
     if not path.is_file():
         raise TaskError(f"{path}: no such file; give a .jsonl file with {', '.join(REQUIRED_FIELDS)} on every line")
@@ -57,19 +60,14 @@ def task_of_rows(rows: Sequence[Sequence[str]], name: str) -> Task:
 def _task_of(records: Sequence[Mapping[str, str]], name: str, description: str) -> Task:
     """The task of well-formed records."""
     pairs: dict[Split, list[TextPair]] = {split: [] for split in SPLITS}
-    seen: set[frozenset[str]] = set()
-    dealt = repeats = 0
+    distinct: dict[frozenset[str], Mapping[str, str]] = {}
     for record in records:
-        prompts = frozenset((record["prompt_a"], record["prompt_b"]))
-        if prompts in seen:
-            repeats += 1
-            continue
-        seen.add(prompts)
-        given = record.get("split")
-        split = next((known for known in SPLITS if known == given), None)
-        if split is None:
-            split = "validation" if dealt % 10 == 8 else "held_out" if dealt % 10 == 9 else "train"
-            dealt += 1
+        distinct.setdefault(frozenset((record["prompt_a"], record["prompt_b"])), record)
+    repeats = len(records) - len(distinct)
+    undecided = iter(deal(sum("split" not in record for record in distinct.values())))
+    for record in distinct.values():
+        named: list[Split] = [known for known in SPLITS if known == record.get("split")]
+        split = named[0] if named else next(undecided)
         a, b = (record["prompt_a"], record["answer_a"], ""), (record["prompt_b"], record["answer_b"], "")
         pairs[split].append(TextPair(*a, *b, template=record.get("template", NO_TEMPLATE)))
 
@@ -79,7 +77,21 @@ def _task_of(records: Sequence[Mapping[str, str]], name: str, description: str) 
         yield from shuffled
 
     templates = {split: tuple(sorted({pair.template for pair in pairs[split]})) for split in SPLITS}
-    return Task(name, description, ("answer_a", "answer_b"), templates, candidates, True, repeats)
+    return Task(name, description, ("answer_a", "answer_b"), templates, candidates, True, repeats, is_finite=True)
+
+
+def deal(lines: int) -> list[Split]:
+    """The splits of so many lines, in order and evenly spread: of ten, eight to train, one to validation, one to held_out.
+
+    Fewer than `10 · WANTED` lines would leave too few to decide and to report on: these splits then get up to `WANTED` lines
+    each, at most a quarter, and at least one where there are three lines.
+    """
+    if lines >= 10 * WANTED:
+        return ["validation" if i % 10 == 8 else "held_out" if i % 10 == 9 else "train" for i in range(lines)]
+    share = min(WANTED, max(lines // 4, int(lines >= len(SPLITS))))
+    ends = [(i + 1) * share // lines > i * share // lines for i in range(lines)]
+    after = [*ends[1:], False]
+    return ["held_out" if ends[i] else "validation" if after[i] else "train" for i in range(lines)]
 
 
 def _parse(line: str, place: str) -> dict[str, str]:

@@ -52,6 +52,8 @@ class Task:
     whole_answers: bool = False
     repeats: int = 0
     """pairs of a file left out because an earlier line holds the same prompts"""
+    is_finite: bool = False
+    """whether there are only the pairs of a file, so that fewer than asked for may have to do"""
 
     def text_pairs(self, split: Split, n: int, seed: int = 0) -> list[TextPair]:
         """`n` distinct pairs of one split. Raises TaskError if there are not that many."""

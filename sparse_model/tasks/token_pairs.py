@@ -138,11 +138,12 @@ def tokenise_pairs(
     split: Split = "train",
     seed: int = 0,
     begin: bool = True,
+    fewest: int | None = None,
 ) -> TokenPairs:
     """`n` distinct pairs of `task` (or of a given list, whose answers must be exactly one token) as token ids.
 
     With `begin`, every prompt starts with the tokenizer's bos token if it has one. Raises TaskError, with the number of
-    candidates dropped for each reason, if fewer than `n` pairs fit the tokenizer.
+    candidates dropped for each reason, if fewer than `n` pairs (or than `fewest`, where that is enough) fit the tokenizer.
     """
     if n < 1:
         raise TaskError(f"{n} pairs asked for; ask for at least 1")
@@ -157,7 +158,7 @@ def tokenise_pairs(
                 dropped[outcome] += 1
             else:
                 kept.append(outcome)
-    if len(kept) < n:
+    if len(kept) < (n if fewest is None else fewest):
         raise TaskError(_too_few(name, tokenizer, split, len(kept), n, dropped))
     return _as_tensors(name, kept, dropped, tokenizer, begin)
 

@@ -80,6 +80,14 @@ def test_every_kind_of_source_is_told_from_its_name(tmp_path: Path) -> None:
     assert parse_source(f"{tmp_path}=2") == {"kind": "folder", "path": str(tmp_path), "weight": 2.0}
     assert parse_source("a/b.jsonl") == {"kind": "jsonl", "path": "a/b.jsonl"}
     assert parse_source("a/b.parquet=2") == {"kind": "table", "path": "a/b.parquet", "weight": 2.0}
+    for name, kind in (("saved", "dataset"), ("tables", "table"), ("text", "folder")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / {"dataset": "dataset_info.json", "table": "a.parquet", "folder": "a.txt"}[kind]).write_text(
+            ""
+        )
+        assert parse_source(str(tmp_path / name))["kind"] == kind
+    assert parse_source("a/b.csv", "body")["field"] == "body"
+    assert "field" not in parse_source("tinypython", "body")
     assert parse_source("owner/name=0.5") == {"kind": "dataset", "id": "owner/name", "weight": 0.5}
     with pytest.raises(UserError, match=r"does not end in \.jsonl"):
         parse_source(str(tmp_path / "plain.txt"))
@@ -115,3 +123,10 @@ def test_blocks_can_be_made_in_the_tokens_of_an_existing_model(
     ran = cli("corpus", "build", *line[:-3], tmp_path / "missing", "--out", tmp_path / "other")
     assert (ran.code, ran.err.count("\n")) == (2, 1)
     assert not (tmp_path / "other").exists()
+
+
+def test_a_text_field_that_no_source_has_is_refused(cli: Callable, tmp_path: Path) -> None:
+    for line in (["--source", "tinypython"], []):
+        ran = cli("corpus", "build", *line, "--text-field", "body", "--out", tmp_path / "out")
+        assert ran.code == 2
+        assert ran.err.startswith("sparsebridge: --text-field")

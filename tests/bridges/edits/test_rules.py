@@ -1,10 +1,13 @@
 """Each rule by its definition; strength 0 is no edit."""
 
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
 import pytest
 import torch
 
 from bridges.edits.fit import contrast_tokens
-from bridges.edits.rules import RULES, Ablate, Add, Clamp, Move, Rule, Scale, make_rule
+from bridges.edits.rules import RULES, Ablate, Add, Clamp, Move, Rule, Scale, find_rule, make_rule, rules_of_nodes
 from foundation.errors import UserError
 
 MEAN, VALUE = torch.tensor([1.0, -2.0]), torch.tensor([3.0, 0.5])
@@ -77,3 +80,39 @@ def test_contrast_tokens_are_where_the_prompts_differ_most_and_never_padding() -
     z_b[1, 3] = 2.0
     found = contrast_tokens(z_a, z_b, torch.tensor([2, 3]))
     assert found.tolist() == [[False, True, False, False], [False, False, False, True]]
+
+
+@dataclass(frozen=True)
+class Mirror(Rule):
+    """Turn nodes around."""
+
+    name: ClassVar[str] = "mirror"
+
+    @classmethod
+    def of_nodes(cls, corpus: torch.Tensor, value: float | None) -> Self:
+        """Takes anything."""
+        return cls()
+
+    def change(self, z: torch.Tensor, strength: float) -> torch.Tensor:
+        """-2z."""
+        return -2 * strength * z
+
+
+def test_a_rule_added_to_the_list_is_found_made_and_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "mirror" not in rules_of_nodes()
+    monkeypatch.setitem(RULES, "mirror", Mirror)
+    assert "mirror" in rules_of_nodes()
+    assert make_rule("mirror", {}) == Mirror()
+    with pytest.raises(UserError, match=r"mirror: Turn nodes around"):
+        find_rule("push")
+
+
+def test_every_rule_is_made_from_nodes_with_its_own_needs_or_refuses(z: torch.Tensor) -> None:
+    corpus = torch.arange(6.0).view(3, 2)
+    assert Ablate.of_nodes(corpus, None).mean.tolist() == [2.0, 3.0]
+    assert Clamp.of_nodes(corpus, 2.0).value.tolist() == [2.0, 2.0]
+    assert Scale.of_nodes(corpus, None) == Scale()
+    for rule, value, message in ((Add, None, "needs --value"), (Scale, 1.0, "takes no --value"), (Move, None, "alone")):
+        with pytest.raises(UserError, match=message):
+            rule.of_nodes(corpus, value)
+    assert rules_of_nodes() == ("ablate", "scale", "clamp", "add")

@@ -8,8 +8,8 @@ import pytest
 
 from sparse_model.corpus.files import JsonLines, TextFolder
 from sparse_model.corpus.fragment import SPLITS
-from sparse_model.corpus.hub import HubDataset
-from sparse_model.corpus.sources import CorpusError, Source
+from sparse_model.corpus.hub import HubDataset, is_saved
+from sparse_model.corpus.sources import FEW, FEWEST, CorpusError, Source, split_documents, split_of
 from sparse_model.corpus.stdlib import Stdlib
 from sparse_model.corpus.tinypython import TinyPython
 
@@ -125,3 +125,38 @@ def test_missing_empty_or_binary_input_is_refused(tmp_path: Path) -> None:
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(CorpusError, match="not UTF-8"):
         _all(TextFolder(tmp_path))
+
+
+def test_thirty_five_files_fill_every_split_and_no_file_is_in_two(tmp_path: Path) -> None:
+    for number in range(35):
+        (tmp_path / f"{number}.txt").write_text(f"text {number}")
+    source = TextFolder(tmp_path)
+    found = {split: list(source.documents(split)) for split in SPLITS}
+    assert {split: len(texts) for split, texts in found.items()} == {"train": 27, "validation": 4, "held_out": 4}
+    assert len({text for texts in found.values() for text in texts}) == 35
+
+
+def test_where_the_hash_serves_all_splits_or_documents_are_many_it_alone_decides() -> None:
+    few = [f"x{n}" for n in range(200)]
+    assert min(sum(split_of(key) == split for key in few) for split in SPLITS) >= FEWEST
+    many = [f"{n}" for n in range(100_000) if split_of(f"{n}") == "train"][: FEW + 1]
+    for keys in (few, many):
+        for split in SPLITS:
+            dealt = list(split_documents(lambda keys=keys: ((key, key) for key in keys), split))
+            assert dealt == [key for key in keys if split_of(key) == split]
+
+
+def test_a_data_set_from_save_to_disk_is_read_whole_or_by_split(tmp_path: Path) -> None:
+    import datasets
+
+    data = datasets.Dataset.from_dict({"body": [f"line {n}" for n in range(30)]})
+    data.save_to_disk(str(tmp_path / "one"))
+    datasets.DatasetDict({"train": data}).save_to_disk(str(tmp_path / "several"))
+    for folder in ("one", "several"):
+        assert is_saved(tmp_path / folder)
+        assert sorted(_all(HubDataset(str(tmp_path / folder), field="body"))) == sorted(f"line {n}" for n in range(30))
+    with pytest.raises(CorpusError, match=r"no text in field 'text' of row 1 \(it has body\).*--text-field"):
+        _all(HubDataset(str(tmp_path / "one")))
+    with pytest.raises(CorpusError, match=r"no split 'test' \(it has train\): give its folder"):
+        _all(HubDataset(str(tmp_path / "several"), dataset_split="test"))
+    assert not is_saved(tmp_path)

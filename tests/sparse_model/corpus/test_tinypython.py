@@ -1,5 +1,7 @@
 """tinypython: valid, varied, the same everywhere, and rich in every idiom."""
 
+import hashlib
+import importlib.util
 import subprocess
 import sys
 from collections import Counter
@@ -14,7 +16,7 @@ from sparse_model.corpus.fragment import SPLITS
 from sparse_model.corpus.idioms import IDIOMS
 from sparse_model.corpus.sources import split_of
 from sparse_model.corpus.surrounds import SURROUNDS
-from sparse_model.corpus.tinypython import TinyPython, program
+from sparse_model.corpus.tinypython import PROGRAM_IDIOMS, TinyPython, program
 
 
 @pytest.fixture(scope="module")
@@ -133,3 +135,27 @@ def test_split_shares_are_ninety_five_and_five_percent() -> None:
     counts = Counter(split_of(f"document {i}") for i in range(20_000))
     assert abs(counts["train"] / 20_000 - 0.9) < 0.01
     assert abs(counts["validation"] / 20_000 - 0.05) < 0.01
+
+
+def test_the_stream_of_seed_0_is_the_one_the_bundled_models_were_trained_on() -> None:
+    text = "\0".join(program(0, index) for index in range(500))
+    assert (
+        hashlib.sha256(text.encode()).hexdigest() == "64d12e6698af2de63711ebf5da933673c2a36ccedbb8a4cde43e92f1c1d9fba5"
+    )
+
+
+def test_an_idiom_that_only_a_task_uses_moves_no_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = [program(0, index) for index in range(20)]
+    monkeypatch.setitem(IDIOMS, "new", IDIOMS["swap"])
+    spec = importlib.util.find_spec("sparse_model.corpus.tinypython")
+    assert spec is not None
+    assert spec.loader is not None
+    fresh = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(fresh)
+    assert "new" in fresh.IDIOMS
+    assert [fresh.program(0, index) for index in range(20)] == before
+
+
+def test_programs_use_idioms_that_exist_each_once() -> None:
+    assert len(set(PROGRAM_IDIOMS)) == len(PROGRAM_IDIOMS)
+    assert set(PROGRAM_IDIOMS) <= set(IDIOMS)

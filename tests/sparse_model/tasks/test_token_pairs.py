@@ -116,10 +116,13 @@ def test_a_jsonl_task_gives_its_own_pairs(tmp_path: Path, tokenizer: PreTrainedT
             file.write(json.dumps(record) + "\n")
     task = find_task(str(path))
     assert task.name == "loops"
-    assert len(tokenise_pairs(task, tokenizer, 8, "train")) == 8
-    assert len(tokenise_pairs(task, tokenizer, 1, "held_out")) == 1
-    with pytest.raises(TaskError, match="8 of 9 train pairs"):
+    assert len(tokenise_pairs(task, tokenizer, 6, "train")) == 6
+    assert len(tokenise_pairs(task, tokenizer, 2, "held_out")) == 2
+    with pytest.raises(TaskError, match="6 of 9 train pairs"):
         tokenise_pairs(task, tokenizer, 9, "train")
+    assert len(tokenise_pairs(task, tokenizer, 9, "train", fewest=4)) == 6
+    with pytest.raises(TaskError, match="6 of 9 train pairs"):
+        tokenise_pairs(task, tokenizer, 9, "train", fewest=7)
 
 
 @pytest.mark.parametrize(
@@ -181,9 +184,9 @@ def test_no_pair_of_a_file_is_in_two_splits_and_pairs_without_a_template_say_so(
     path.write_text("\n".join(lines), encoding="utf-8")
     task = load_task(path)
     found = {split: list(task.candidates(split, 0)) for split in SPLITS}
-    assert {split: len(pairs) for split, pairs in found.items()} == {"train": 9, "validation": 1, "held_out": 1}
+    assert {split: len(pairs) for split, pairs in found.items()} == {"train": 7, "validation": 2, "held_out": 2}
     assert task.repeats == 2
     prompts = [frozenset((pair.prompt_a, pair.prompt_b)) for pairs in found.values() for pair in pairs]
     assert len(set(prompts)) == len(prompts) == 11
-    assert task.templates["held_out"] == ("pairs without a template",)
-    assert set(task.templates["train"]) == {"pairs without a template", "t"}
+    assert task.templates["train"] == ("pairs without a template",)
+    assert set(task.templates["held_out"]) == {"pairs without a template", "t"}

@@ -12,8 +12,8 @@ from sparse_model.corpus.corpus import Corpus
 from sparse_model.plan.size import model_size
 from sparse_model.studies.arms import Arm, run_arm
 from sparse_model.studies.page import publish, read_between, write_between
-from sparse_model.studies.paired import paired_difference
 from sparse_model.studies.twin import dense_twin
+from sparse_model.studies.two_arms import paired_difference
 from sparse_model.training.config import TrainConfig
 from sparse_model.transformer.shape import SparseShape
 

@@ -1,9 +1,29 @@
-"""Markdown tables of two compared arms."""
+"""Two arms compared: the paired difference over seeds with its interval, and Markdown tables of it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sparse_model.studies.paired import paired_difference
+import numpy as np
+from scipy import stats
+
+LEVEL = 0.95
+
+
+def paired_difference(first: Sequence[float], second: Sequence[float]) -> dict[str, Any]:
+    """Mean of first − second over runs with equal seeds.
+
+    Returns:
+        `value`, `low`, `high` (95 %, Student's t with n − 1 degrees of freedom) and the `differences` themselves.
+
+    Raises:
+        ValueError: the two differ in length, or there are fewer than two runs.
+    """
+    if len(first) != len(second) or len(first) < 2:
+        raise ValueError(f"{len(first)} and {len(second)} runs: a paired interval needs the same two or more seeds")
+    differences = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
+    mean = float(differences.mean())
+    half = float(stats.t.ppf((1 + LEVEL) / 2, len(differences) - 1) * stats.sem(differences))
+    return {"value": mean, "low": mean - half, "high": mean + half, "differences": differences.tolist()}
 
 
 def compare(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:

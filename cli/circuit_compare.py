@@ -99,7 +99,7 @@ def describe(models: dict[str, Any], tokenizer: Any, blocks: int, seed: int) -> 
     from foundation.statistics import mean_estimate
     from sparse_model.circuits.compare import whole_edges
     from sparse_model.corpus.reference_text import reference_blocks
-    from sparse_model.training.evaluation import sequence_losses
+    from sparse_model.training.validation import sequence_losses
     from sparse_model.transformer.census import take_census
 
     length = min(model.config.block_size for model in models.values())

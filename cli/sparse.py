@@ -69,7 +69,7 @@ def evaluate(
     from cli.loading import load_sparse, load_tokenizer
     from foundation.statistics import mean_estimate
     from sparse_model.corpus.corpus import Corpus
-    from sparse_model.training.evaluation import sequence_losses
+    from sparse_model.training.validation import sequence_losses
     from sparse_model.transformer.census import take_census
 
     network = load_sparse(model, check_device(device))

@@ -1,7 +1,7 @@
 """Held-out loss during training: the objective on the corpus' validation blocks, a curve and the choice of the best.
 
 Sources count by their share of the training text. The blocks are the same every time, and so are the objective's random
-choices, so that two figures of one run differ by the model alone.
+choices, so that two figures of one run differ by the model alone. `sequence_losses` is the plain cross-entropy of a model.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,10 +10,12 @@ from typing import cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from sparse_model.corpus.corpus import Corpus
 from sparse_model.training.config import TrainConfig
@@ -73,3 +75,20 @@ def held_out_terms(
 def _batches(blocks: NDArray[np.integer], size: int) -> Iterator[Int[Tensor, "b T"]]:
     for start in range(0, len(blocks), size):
         yield torch.from_numpy(np.asarray(blocks[start : start + size], dtype=np.int64))
+
+
+@torch.no_grad()
+def sequence_losses(model: nn.Module, blocks: NDArray[np.integer], batch_size: int = 16) -> Float[np.ndarray, " N"]:
+    """Mean next-token cross-entropy of each of N token blocks [N, T], in nats per token.
+
+    Args:
+        model: maps tokens to an output with `.logits`.
+        batch_size: blocks per forward pass.
+    """
+    device = next(model.parameters()).device
+    losses = []
+    for start in tqdm(range(0, len(blocks), batch_size), desc="evaluating", unit="batch", delay=2, leave=False):
+        tokens = torch.from_numpy(np.asarray(blocks[start : start + batch_size], dtype=np.int64)).to(device)
+        logits = model(tokens).logits[:, :-1].transpose(1, 2).float()
+        losses.append(F.cross_entropy(logits, tokens[:, 1:], reduction="none").mean(-1).cpu())
+    return torch.cat(losses).double().numpy()

@@ -22,7 +22,7 @@ JACCARD = 0.36
 
 
 @dataclass(frozen=True)
-class Gate:
+class GradeGate:
     """One requirement on one finding."""
 
     name: str
@@ -36,62 +36,62 @@ class Gate:
 
 
 GATES = (
-    Gate(
+    GradeGate(
         "sufficient", "basic", "sufficiency", HELD_OUT_LOSS,
         "upper end of the calibrated held-out loss at most twice the usual target of 0.15 nats",
         lambda f: f.calibrated_loss.high, lambda f: f.calibrated_loss.high <= HELD_OUT_LOSS,
     ),
-    Gate(
+    GradeGate(
         "necessary", "basic", "necessity", P_VALUE,
         "removing the circuit hurts more than 95 % of equal node sets outside it (p at most)",
         lambda f: f.p_outside, lambda f: f.p_outside <= P_VALUE,
     ),
-    Gate(
+    GradeGate(
         "necessary in size", "basic", "necessity", HALF_OF_CHANCE,
         "removing the circuit brings the whole model's loss to at least half of chance (lower end)",
         lambda f: f.necessity_loss.low, lambda f: f.necessity_loss.low >= HALF_OF_CHANCE,
     ),
-    Gate(
+    GradeGate(
         "nonsense", "control", "nonsense", SEPARATES,
         "answers without a rule need at least this many times the nodes, or cannot be forced at all",
         lambda f: f.ratio, lambda f: f.separates,
     ),
-    Gate(
+    GradeGate(
         "reversed", "control", "reversed", SEPARATES,
         "the wrong answers need at least this many times the nodes, or cannot be forced at all",
         lambda f: f.ratio, lambda f: f.separates,
     ),
-    Gate(
+    GradeGate(
         "arbitrary", "control", "arbitrary", SEPARATES,
         "unrelated tokens in the answers' place need at least this many times the nodes, or cannot be forced at all",
         lambda f: f.ratio, lambda f: f.separates,
     ),
-    Gate(
+    GradeGate(
         "random weights", "control", "random_weights", SEPARATES,
         "a model with shuffled weights needs at least this many times the nodes, or cannot be forced at all",
         lambda f: f.ratio, lambda f: f.separates,
     ),
-    Gate(
+    GradeGate(
         "necessary among all", "stress", "necessity", P_VALUE,
         "removing the circuit hurts more than 95 % of equal sets of any nodes (p at most)",
         lambda f: f.p_any, lambda f: f.p_any <= P_VALUE,
     ),
-    Gate(
+    GradeGate(
         "frozen norms", "stress", "frozen_norm", HALF_OF_CHANCE,
         "under the whole model's norm scales the loss stays at most half of chance (upper end)",
         lambda f: f.frozen_norm_loss.high, lambda f: f.frozen_norm_loss.high <= HALF_OF_CHANCE,
     ),
-    Gate(
+    GradeGate(
         "adversary", "stress", "adversarial", HALF_OF_CHANCE,
         "under the worst subset of removals found the loss stays at most half of chance (upper end)",
         lambda f: f.adversarial_loss.high, lambda f: f.adversarial_loss.high <= HALF_OF_CHANCE,
     ),
-    Gate(
+    GradeGate(
         "interchange", "stress", "interchange", HALF_OF_CHANCE,
         "with any share of its nodes at the whole model's activations the loss stays at most half of chance (upper end)",
         lambda f: f.worst.high, lambda f: f.worst.high <= HALF_OF_CHANCE,
     ),
-    Gate(
+    GradeGate(
         "seeds", "stress", "agreement", JACCARD,
         "any two seeds agree on more of their nodes (Jaccard) than was published for circuits of a dense model",
         lambda f: f.lowest, lambda f: f.lowest > JACCARD,

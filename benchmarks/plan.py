@@ -38,9 +38,9 @@ def one_run(shape: dict[str, dict[str, Any]], steps: int) -> dict[str, float]:
     import torch
 
     from sparse_model import SparseTransformer
+    from sparse_model.plan.estimate import make_plan, sparse_workload
     from sparse_model.plan.hardware import ASSUMED_UTILISATION, find_device
     from sparse_model.plan.measure import seconds_per_step
-    from sparse_model.plan.plan import make_plan, sparse_workload
     from sparse_model.training.batches import Batches
     from sparse_model.training.config import TrainConfig
     from sparse_model.training.loop import train

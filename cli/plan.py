@@ -56,10 +56,10 @@ def plan(
 
     Example: sparsebridge plan --sparse-d-model 2048 --sparse-n-layer 8 --density 0.01 --steps 100000 --on h100 --devices 8
     """
-    from bridges.plan import bridged_workload, dense_shape
+    from bridges.workload import bridged_workload, dense_shape
     from sparse_model.corpus.corpus import Corpus
+    from sparse_model.plan.estimate import make_plan, sparse_workload
     from sparse_model.plan.hardware import ASSUMED_UTILISATION, find_device
-    from sparse_model.plan.plan import make_plan, sparse_workload
 
     if corpus is not None:
         data = Corpus.load(corpus)

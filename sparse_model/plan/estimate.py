@@ -1,7 +1,7 @@
 """The plan of a run: everything it will need, before it starts.
 
 A `Workload` is what differs between a sparse model by itself (`sparse_workload`) and one with bridges
-(`bridges.plan.bridged_workload`); `make_plan` turns it into memory, tokens, hours and bytes on disk.
+(`bridges.workload.bridged_workload`); `make_plan` turns it into memory, tokens, hours and bytes on disk.
 """
 
 from dataclasses import dataclass

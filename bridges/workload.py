@@ -13,9 +13,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from bridges.config import BridgeConfig
 from bridges.losses import CHUNK_ELEMENTS
 from foundation.errors import UserError
+from sparse_model.plan.estimate import Workload
 from sparse_model.plan.flops import Work, attention_work, mlp_work, model_work, unembedding_work
 from sparse_model.plan.memory import FULL, attention_bytes, head_bytes, mlp_bytes, trunk_bytes, widest_bytes
-from sparse_model.plan.plan import Workload
 from sparse_model.plan.size import model_size
 from sparse_model.training.config import TrainConfig
 from sparse_model.transformer.config import SparseConfig

@@ -12,7 +12,7 @@ from bridges.alignment import align
 from bridges.bridge import Bridge
 from bridges.config import BridgeConfig
 from bridges.objective import BridgedObjective, choose_crossings
-from bridges.plan import bridged_workload, dense_shape
+from bridges.workload import bridged_workload, dense_shape
 from dense_adapters import DenseStack
 from foundation.errors import UserError
 from sparse_model import SparseTransformer

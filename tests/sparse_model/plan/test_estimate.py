@@ -11,10 +11,10 @@ import torch
 
 from foundation.errors import UserError
 from sparse_model import SparseConfig, SparseTransformer
+from sparse_model.plan.estimate import make_plan, sparse_workload
 from sparse_model.plan.flops import model_work
 from sparse_model.plan.hardware import DATASHEETS, find_device
 from sparse_model.plan.measure import seconds_per_step
-from sparse_model.plan.plan import make_plan, sparse_workload
 from sparse_model.plan.size import model_size
 from sparse_model.training import checkpoint
 from sparse_model.training.config import TrainConfig

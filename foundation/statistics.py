@@ -74,3 +74,27 @@ def clustered_estimate(samples: NDArray[np.floating], clusters: Sequence[str], s
 def permutation_p(observed: float, draws: NDArray[np.floating]) -> float:
     """One-sided p-value of `observed` among random draws: share of draws at least as large, counting itself."""
     return float((1 + np.count_nonzero(np.asarray(draws) >= observed)) / (1 + len(draws)))
+
+
+def template_weights(clusters: Sequence[str], resamples: int = RESAMPLES, seed: int = 0) -> NDArray[np.floating]:
+    """How often each of M samples counts: row 0 once each, the other rows after drawing whole clusters with replacement.
+
+    A statistic that is a function of weighted sums is then computed for all rows at once (`from_resamples`). With a single
+    cluster samples are drawn.
+    """
+    names, member = np.unique(np.asarray(clusters), return_inverse=True)
+    if len(names) < 2:
+        names, member = np.arange(len(member)), np.arange(len(member))
+    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
+    return np.vstack([np.ones(len(member)), drawn[:, member].astype(np.float64)])
+
+
+def from_resamples(values: NDArray[np.floating]) -> Estimate:
+    """An estimate from a statistic [1 + resamples] whose first entry is the figure itself; undefined resamples are left out."""
+    rest = values[1:][np.isfinite(values[1:])]
+    value = float(values[0])
+    if not len(rest):
+        return Estimate(value, value, value)
+    tail = (1 - LEVEL) / 2
+    low, high = np.quantile(rest, [tail, 1 - tail])
+    return Estimate(value, float(low), float(high))

@@ -6,10 +6,10 @@ ablate   a′ = corpus mean
 scale    a′ = (1 + strength) · a            strength −1 silences, 0 changes nothing
 clamp    a′ = value                          (approached with strength)
 add      a′ = a + strength · value
-move     where the nodes lie nearer to their class-a mean than to the class-b and corpus means, a′ = a + strength · (b − a)
+move     where the nodes lie nearer to their class-a mean than to the class-b and corpus means, a′ = a + strength · shift
 """
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -49,6 +49,10 @@ class Rule:
             for field in fields(self)
             if isinstance(getattr(self, field.name), Tensor)
         }
+
+    def to(self, device: torch.device) -> Self:
+        """The same on a device."""
+        return replace(self, **{name: value.to(device) for name, value in self.tensors().items()})
 
     def scalars(self) -> dict[str, Any]:
         """The rule's plain values, by field."""
@@ -130,7 +134,8 @@ class Move(Rule):
 
     Distances are measured after `whiten` [n, n] (so that a direction counts by how unusual it is within the classes and
     the corpus). A token is of class a where it is nearer to `mean_a` than to `mean_b` and `mean_corpus`, and no further
-    from it than `radius`, the reach of the class in the pairs the rule was fitted on.
+    from it than `radius`, the reach of the class in the pairs the rule was fitted on. The change is `shift` [n], in the units
+    of what is written: an encoder's own class means differ less than the activations it estimates.
     """
 
     name: ClassVar[str] = "move"
@@ -138,6 +143,7 @@ class Move(Rule):
     mean_b: Tensor
     mean_corpus: Tensor
     whiten: Tensor
+    shift: Tensor
     radius: float
 
     def is_class_a(self, z: Float[Tensor, "*B n"]) -> Bool[Tensor, "*B"]:
@@ -148,8 +154,8 @@ class Move(Rule):
         return (distance.argmin(-1) == 0) & (distance[..., 0] <= self.radius)
 
     def change(self, z: Float[Tensor, "*B n"], strength: float) -> Float[Tensor, "*B n"]:
-        """strength · (mean_b − mean_a) on class-a tokens, 0 elsewhere."""
-        return self.is_class_a(z)[..., None] * (strength * (self.mean_b - self.mean_a))
+        """strength · shift on class-a tokens, 0 elsewhere."""
+        return self.is_class_a(z)[..., None] * (strength * self.shift)
 
 
 RULES: dict[str, type[Rule]] = {rule.name: rule for rule in (Ablate, Scale, Clamp, Add, Move)}

@@ -1,6 +1,6 @@
 """Standing edits (METHOD §5): no second prompt. At each token
 
-    read     z = encoder rows · h^d + bias       the nodes, as the dense stream encodes them
+    read     z = f(h^d) at the nodes             as the bridge encodes the dense stream, AbsTopK included
     change   Δz = rule(z, strength)
     write    Δh^d = Δz · decoder rows            into the residual stream
 
@@ -10,14 +10,15 @@ A `StandingEdit` holds all it needs as small tensors: neither the sparse model n
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from bridges.edited_walk import SiteChange, edited_walk
+from bridges.edits.readout import Readout
 from bridges.edits.rules import Rule
 from dense_adapters import DenseStack, EditFn
 
@@ -26,22 +27,28 @@ Where = Literal["prompt", "generated", "both"]
 
 @dataclass(frozen=True)
 class StandingSite:
-    """One dense site of an edit: encoder rows [n, D] and bias [n], decoder rows [n, D] (per unit of activation), rule."""
+    """One dense site of an edit: what it reads, decoder rows [n, D] (per unit of activation), rule."""
 
     dense_site: int
     nodes: tuple[str, ...]
-    encoder: Float[Tensor, "n D"]
-    bias: Float[Tensor, " n"]
+    readout: Readout
     decoder: Float[Tensor, "n D"]
     rule: Rule
 
+    def to(self, device: torch.device) -> Self:
+        """The same on a device."""
+        return replace(
+            self, readout=self.readout.to(device), decoder=self.decoder.to(device), rule=self.rule.to(device)
+        )
+
     def encode(self, h: Float[Tensor, "*B D"]) -> Float[Tensor, "*B n"]:
-        """z of a dense stream."""
-        return h @ self.encoder.T.to(h) + self.bias.to(h)
+        """z of a dense stream on the site's device."""
+        return self.readout(h.float())
 
     def change(self, h: Float[Tensor, "*B D"], strength: float) -> Float[Tensor, "*B D"]:
         """Δh^d."""
-        return (self.rule.change(self.encode(h.float()), strength) @ self.decoder.to(h.device)).to(h)
+        here = self if self.decoder.device == h.device else self.to(h.device)
+        return (here.rule.change(here.encode(h), strength) @ here.decoder).to(h)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Standing edit artefacts: a folder with `edit.json` and `edit.safetensors`, small enough to share (DESIGN: artefacts).
 
-A standing edit holds, per dense site, the encoder and decoder rows of its nodes and its rule; it needs neither the sparse
-model nor the corpus.
+A standing edit holds, per dense site, the encoder (all rows, where AbsTopK decides over them), the decoder rows of its nodes
+and its rule; it needs neither the sparse model nor the corpus. `keeps` is the k of AbsTopK, null for a linear readout.
 """
 
 from pathlib import Path
@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 
 from bridges.edits.edit_folder import opened_edit, save_edit
+from bridges.edits.readout import Gate, Readout
 from bridges.edits.rules import make_rule
 from bridges.edits.standing import StandingEdit, StandingSite
 
-PARTS = ("encoder", "bias", "decoder")
 KEYS = ("form", "task", "claim", "model_fingerprint", "strength", "sites", "metrics")
 
 
@@ -21,8 +21,12 @@ def save_standing(edit: StandingEdit, folder: Path, overwrite: bool = False) -> 
     tensors: dict[str, torch.Tensor] = {}
     sites = []
     for number, site in enumerate(edit.sites):
-        for part in PARTS:
-            tensors[f"{number}/{part}"] = getattr(site, part)
+        readout, gate = site.readout, site.readout.gate
+        tensors |= {f"{number}/encoder": readout.encoder, f"{number}/bias": readout.bias}
+        tensors[f"{number}/decoder"] = site.decoder
+        if gate is not None:
+            tensors |= {f"{number}/gate/encoder": gate.encoder, f"{number}/gate/bias": gate.bias}
+            tensors[f"{number}/gate/channels"] = gate.channels
         tensors |= {f"{number}/rule/{name}": value for name, value in site.rule.tensors().items()}
         sites.append(
             {
@@ -30,6 +34,7 @@ def save_standing(edit: StandingEdit, folder: Path, overwrite: bool = False) -> 
                 "nodes": list(site.nodes),
                 "rule": site.rule.name,
                 "rule_values": site.rule.scalars(),
+                "keeps": None if gate is None else gate.k,
             }
         )
     description = {
@@ -54,9 +59,17 @@ def load_standing(folder: Path) -> StandingEdit:
         for number, site in enumerate(description["sites"]):
             prefix = f"{number}/rule/"
             numbers = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+            if site["rule"] == "move" and "shift" not in numbers:  # made before 0.1.0 was released
+                numbers["shift"] = numbers["mean_b"] - numbers["mean_a"]
             rule = make_rule(site["rule"], {**site["rule_values"], **numbers})
-            parts = {part: tensors[f"{number}/{part}"] for part in PARTS}
-            sites.append(StandingSite(site["dense_site"], tuple(site["nodes"]), rule=rule, **parts))
+            gate = None
+            if site.get("keeps") is not None:
+                parts = (tensors[f"{number}/gate/{part}"] for part in ("encoder", "bias", "channels"))
+                encoder, bias, channels = parts
+                gate = Gate(encoder, bias, int(site["keeps"]), channels.long())
+            readout = Readout(tensors[f"{number}/encoder"], tensors[f"{number}/bias"], gate)
+            decoder = tensors[f"{number}/decoder"]
+            sites.append(StandingSite(site["dense_site"], tuple(site["nodes"]), readout, decoder, rule))
     return StandingEdit(
         task=description["task"],
         claim=description["claim"],

@@ -1,50 +1,53 @@
-"""What an intervention did to the answers: logit difference and probability of the target, prompt by prompt."""
+"""What an intervention did, as shares of the model's own difference between the two prompts (METHOD §6).
 
-from dataclasses import dataclass
-from typing import Any
+    e = (LD under the edit − LD of the presented prompt) / (LD of the counterfactual − LD of the presented prompt)
+
+LD is logit(target) − logit(original); sums over prompts are taken above and below before dividing, and intervals draw
+whole templates. The denominator is the model's own, not that of a patch at the same place, which may be near zero.
+"""
+
+from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
+import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from bridges.edits.paired import Direction
-from foundation.statistics import Estimate, mean_estimate, ratio_estimate
+from bridges.validation.contrast import Answers, Streams
+from foundation.statistics import Estimate, from_resamples, template_weights
 
-
-@dataclass(frozen=True)
-class Effect:
-    """Per prompt [N]: logit(target) − logit(original), and P(target) over the full vocabulary."""
-
-    logit_difference: NDArray[np.floating]
-    p_target: NDArray[np.floating]
-
-    @classmethod
-    def of(cls, logits: Float[Tensor, "N V"], direction: Direction) -> "Effect":
-        """From logits at the last position."""
-        logits = logits.double()
-        target = logits.gather(1, direction.target[:, None])[:, 0]
-        original = logits.gather(1, direction.original[:, None])[:, 0]
-        probability = logits.softmax(-1).gather(1, direction.target[:, None])[:, 0]
-        return cls((target - original).cpu().numpy(), probability.cpu().numpy())
-
-    @property
-    def flips(self) -> float:
-        """Share of prompts whose target has the larger logit."""
-        return float((self.logit_difference > 0).mean())
+RESAMPLES = 1000
 
 
-def recovered(edit: Effect, none: Effect, full: Effect, seed: int = 0) -> Estimate:
-    """(LD(edit) − LD(none)) / (LD(full patch) − LD(none)), ratio of means with its interval."""
-    return ratio_estimate(
-        edit.logit_difference - none.logit_difference, full.logit_difference - none.logit_difference, seed
-    )
+class Shares:
+    """Effects in one model on one contrast, over the same resampled templates.
+
+    Args:
+        rows: which prompts count (one direction); None for all of them.
+    """
+
+    def __init__(self, streams: Streams, rows: slice | None = None, seed: int = 0) -> None:
+        self.rows = slice(None) if rows is None else rows
+        templates = streams.contrast.templates[self.rows]
+        self.weights = template_weights(templates, RESAMPLES, seed)
+        self._none = _numpy(streams.none.difference)[self.rows]
+        self._own = self.weights @ (_numpy(streams.full.difference)[self.rows] - self._none)
+
+    def resampled(self, answers: Answers | Sequence[Answers]) -> NDArray[np.floating]:
+        """e of one edit [1 + R], or of J edits [J, 1 + R]; the first column is the figure itself."""
+        if isinstance(answers, Answers):
+            gain = _numpy(answers.difference)[self.rows] - self._none
+            return self.weights @ gain / self._own
+        gains = np.stack([_numpy(one.difference)[self.rows] - self._none for one in answers])
+        return np.asarray(gains @ self.weights.T / self._own)
+
+    def estimate(self, answers: Answers) -> Estimate:
+        """e of one edit."""
+        return from_resamples(self.resampled(answers))
+
+    def mean(self, values: torch.Tensor) -> Estimate:
+        """Weighted mean of any figure per prompt [M]."""
+        return from_resamples(self.weights @ _numpy(values)[self.rows] / self.weights.sum(1))
 
 
-def summary(effect: Effect, seed: int = 0) -> dict[str, Any]:
-    """Means with intervals, as JSON."""
-    return {
-        "p_target": mean_estimate(effect.p_target, seed).to_json(),
-        "logit_difference": mean_estimate(effect.logit_difference, seed).to_json(),
-        "flip_rate": effect.flips,
-    }
+def _numpy(values: torch.Tensor) -> NDArray[np.floating]:
+    return values.detach().double().cpu().numpy()

@@ -37,6 +37,13 @@ class ReferenceText:
         """dense streams [N, T, D] at every site"""
         self.log_probs = F.log_softmax(walk.unembed(self.h[-1]).float(), dim=-1)
 
+    def part(self, number: int, of: int) -> "ReferenceText":
+        """Every `of`-th block from `number` on, so that what is fitted, chosen and reported sees different text."""
+        part = object.__new__(ReferenceText)
+        part.dense, part.tokens = self.dense, self.tokens[number::of]
+        part.h, part.log_probs = [h[number::of] for h in self.h], self.log_probs[number::of]
+        return part
+
     def unrelated(self, answers: Iterable[int]) -> Tensor:
         """Positions [N, T] at which the answers together have less than 1 %."""
         index = torch.tensor(sorted(set(answers)), device=self.tokens.device)

@@ -1,102 +1,217 @@
-"""Choosing and judging a circuit's standing edits (METHOD §5, §6).
+"""Choosing and judging standing edits (METHOD §5, §6): the same rule on the circuit's nodes and on what needs no bridge.
 
-Per direction: fit a `move` edit at every aligned site where the circuit has stream channels, choose site and strength on
-training and validation prompts (enough flips on both, then least KL on unrelated text), report on held-out ones.
+Per direction a `move` rule is fitted at every inner place, for three kinds of readout: the circuit's stream channels through
+the bridge, as many dense coordinates, and the direction of the class means' difference. Place and strength (at most 1) are
+chosen on validation prompts and a third of the reference text, reported on held-out prompts and another third; the corpus
+means come from the last third. The embedding and the final stream are no places for it. Standing edits gate nothing.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from bridges.bridge import Bridge
-from bridges.edits.fit import move_edit, stream_channels
-from bridges.edits.paired import Direction
-from bridges.edits.standing import StandingEdit, walk_edited
-from bridges.validation.effects import Effect
+from bridges.edits.fit import contrast_tokens, fit_move, stream_channels
+from bridges.edits.readout import Readout, channels_of, coordinates_of, direction_of
+from bridges.edits.standing import StandingEdit, StandingSite, walk_edited
+from bridges.validation.contrast import Contrast, Streams
+from bridges.validation.effects import Shares
 from bridges.validation.isolation import ReferenceText
 from dense_adapters import DenseStack
 from foundation.errors import UserError
-from foundation.statistics import mean_estimate
 from sparse_model.circuits.circuit import Circuit
+from sparse_model.tasks.splits import Splits
 from sparse_model.transformer.model import SparseTransformer
 
-STRENGTHS = (1.0, 1.5, 2.0, 3.0)
+STRENGTHS = (0.5, 0.75, 1.0)
 ENOUGH_FLIPS = 0.95
 """Flip rate above which a smaller disturbance is preferred to more flips."""
+KINDS = ("circuit", "coordinates", "class_mean")
+DIRECTIONS = ("a_to_b", "b_to_a")
 
 
-def choose_standing(
+@dataclass(frozen=True)
+class Prompts:
+    """The dense model on one split of pairs, and its streams at the inner places' sites."""
+
+    contrast: Contrast
+    streams: Streams
+
+
+class StandingChoice:
+    """Fits, chooses and judges the standing edits of one circuit."""
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        circuit: Circuit,
+        bridge: Bridge,
+        sparse: SparseTransformer,
+        dense: DenseStack,
+        splits: Splits,
+        text: ReferenceText,
+        seed: int = 0,
+    ) -> None:
+        self.circuit, self.bridge, self.dense, self.seed = circuit, bridge, dense, seed
+        self.fit_text, self.choose_text, self.report_text = (text.part(number, 3) for number in range(3))
+        channels = stream_channels(circuit, sparse)
+        sites = list(enumerate(bridge.alignment.sites))
+        ends = (len(sparse.sublayers), len(dense.sublayers))
+        self.places = {
+            place: channels[site.sparse]
+            for place, site in sites
+            if site.sparse in channels and 0 < site.sparse < ends[0] and 0 < site.dense < ends[1]
+        }
+        """inner place → the circuit's stream channels there"""
+        wanted = [bridge.alignment.sites[place].dense for place in self.places]
+
+        def prompts(pairs: Any) -> Prompts:
+            contrast = Contrast.of(pairs)
+            return Prompts(contrast, Streams(dense, contrast, wanted))
+
+        self.train, self.validation, self.held_out = (
+            prompts(pairs) for pairs in (splits.train, splits.validation, splits.held_out)
+        )
+
+        train = self.train.contrast
+        self._sparse = Streams(sparse, train, [bridge.alignment.sites[place].sparse for place in self.places])
+
+    def choose(self, kind: str, direction: str) -> StandingEdit:
+        """The best edit of one kind and direction by validation.
+
+        Raises:
+            UserError: the circuit has no stream channel at an inner place.
+        """
+        if not self.places:
+            raise UserError(
+                f"the circuit for '{self.circuit.task}' has no stream channel at an aligned site between the embedding and the "
+                "final stream; prune it again or align more sites"
+            )
+        answers = _answers_of(self.validation.contrast)
+        tried: list[tuple[float, StandingEdit]] = []
+        for place in self.places:
+            edit = self._fitted(kind, place, direction)
+            for strength in STRENGTHS:
+                candidate = replace(edit, strength=strength)
+                flips = min(self._flips(candidate, split, direction) for split in (self.validation, self.train))
+                tried.append((flips, candidate))
+        most = max(flips for flips, _ in tried)
+        enough = [candidate for flips, candidate in tried if flips >= min(most, ENOUGH_FLIPS)]
+        if len(enough) == 1:
+            return enough[0]
+        return min(enough, key=lambda candidate: self.choose_text.isolation(candidate, answers)["kl"]["value"])
+
+    @torch.no_grad()
+    def judge(self, edit: StandingEdit, direction: str) -> dict[str, Any]:
+        """Held-out figures: flips of class-a prompts, class-b prompts kept, and what it does to unrelated text."""
+        contrast = self.held_out.contrast
+        rows, back = (contrast.directions[name] for name in _both(direction))
+        found = self._run(edit, self.held_out)
+        shares, others = (Shares(self.held_out.streams, r, self.seed) for r in (rows, back))
+        return {
+            "dense_site": edit.sites[0].dense_site,
+            "nodes": len(edit.sites[0].nodes),
+            "strength": edit.strength,
+            "flip_rate": shares.mean((found.difference > 0).double()).to_json(),
+            "p_target": shares.mean(found.p_target).to_json(),
+            "other_class_kept": others.mean((found.difference < 0).double()).to_json(),
+            "isolation": self.report_text.isolation(edit, _answers_of(contrast), seed=self.seed),
+        }
+
+    def _fitted(self, kind: str, place: int, direction: str) -> StandingEdit:
+        """A move edit of one kind at one place."""
+        site = self.bridge.alignment.sites[place]
+        rows, back = (self.train.contrast.directions[name] for name in _both(direction))
+        base = self.train.streams.base[site.dense]
+        h_a, h_b, counted = base[rows], base[back], self.train.contrast.counted[rows]
+        readout, decoder, names = self._readout(kind, place, h_a, h_b, counted)
+        written = None
+        if kind == "circuit":
+            index = torch.tensor(self.places[place], device=h_a.device)
+            written = self._sparse.difference(site.sparse)[rows][..., index]
+        rule = fit_move(readout, h_a, h_b, counted, self.fit_text.h[site.dense], written)
+        return StandingEdit(
+            task=self.circuit.task,
+            claim=claim_of(self.circuit.task, direction == "a_to_b"),
+            model_fingerprint=self.dense.fingerprint,
+            sites=(StandingSite(site.dense, names, readout, decoder, rule),),
+        )
+
+    def _readout(
+        self, kind: str, place: int, h_a: Float[Tensor, "N T D"], h_b: Float[Tensor, "N T D"], counted: Tensor
+    ) -> tuple[Readout, Tensor, tuple[str, ...]]:
+        channels, site = self.places[place], self.bridge.alignment.sites[place]
+        if kind == "circuit":
+            readout, decoder = channels_of(self.bridge, place, channels)
+            return readout, decoder, tuple(f"site{site.sparse}:{channel}" for channel in channels)
+        gap = (h_b - h_a)[contrast_tokens(h_a, h_b, counted)]
+        if kind == "coordinates":
+            most = gap.abs().mean(0).topk(min(len(channels), gap.shape[-1])).indices
+            return *coordinates_of(most, gap.shape[-1]), tuple(f"dense{site.dense}:{i}" for i in most.tolist())
+        return *direction_of(gap.mean(0)), (f"dense{site.dense}:class_mean",)
+
+    def _flips(self, edit: StandingEdit, prompts: Prompts, direction: str) -> float:
+        rows = prompts.contrast.directions[direction]
+        return float((self._run(edit, prompts).difference[rows] > 0).double().mean())
+
+    @torch.no_grad()
+    def _run(self, edit: StandingEdit, prompts: Prompts) -> Any:
+        """Answers under the edit, which sees no counterfactual."""
+        (site,) = edit.sites
+        h = prompts.streams.base[site.dense_site]
+        return prompts.streams.edited(site.dense_site, site.change(h, edit.strength)[None])[0]
+
+
+def standing_edits(
     circuit: Circuit,
-    fit_on: Direction,
-    choose_on: Direction,
     bridge: Bridge,
     sparse: SparseTransformer,
     dense: DenseStack,
+    splits: Splits,
     text: ReferenceText,
-    claim: str,
-    strengths: Sequence[float] = STRENGTHS,
-) -> StandingEdit:
-    """The best `move` edit of the circuit by validation.
+    seed: int = 0,
+) -> tuple[Mapping[str, StandingEdit], dict[str, Any]]:
+    """The circuit's standing edits by direction, and the figures of all kinds: direction → kind → figures.
 
-    Raises:
-        UserError: no aligned site carries a node of the circuit.
+    Both are empty where the circuit has no stream channel at an inner place.
     """
-    answers = set(choose_on.original.tolist()) | set(choose_on.target.tolist())
-    channels = stream_channels(circuit, sparse)
-    tried: list[tuple[float, StandingEdit]] = []
-    for place, site in enumerate(bridge.alignment.sites):
-        if site.sparse not in channels:
-            continue
-        edit = move_edit(circuit, fit_on, bridge, sparse, dense, place, text.h, claim)
-        for strength in strengths:
-            candidate = replace(edit, strength=strength)
-            flips = min(standing_effect(dense, candidate, prompts).flips for prompts in (choose_on, fit_on))
-            tried.append((flips, candidate))
-    if not tried:
-        raise UserError(f"the circuit for '{circuit.task}' has no stream channel at an aligned site; prune it again")
-    most = max(flips for flips, _ in tried)
-    enough = [candidate for flips, candidate in tried if flips >= min(most, ENOUGH_FLIPS)]
-    return min(enough, key=lambda candidate: text.isolation(candidate, answers)["kl"]["value"])
+    choice = StandingChoice(circuit, bridge, sparse, dense, splits, text, seed)
+    if not choice.places:
+        return {}, {}
+    edits = {name: choice.choose("circuit", name) for name in DIRECTIONS}
+    judged = {
+        name: {
+            kind: choice.judge(edits[name] if kind == "circuit" else choice.choose(kind, name), name) for kind in KINDS
+        }
+        for name in DIRECTIONS
+    }
+    return edits, judged
 
 
 @torch.no_grad()
-def standing_effect(
-    dense: DenseStack, edit: StandingEdit, direction: Direction, strength: float | None = None
-) -> Effect:
-    """Effect on the presented prompts, without looking at their counterfactuals."""
-    h = walk_edited(dense, edit, direction.base, strength)
-    return _effect(dense, h, direction)
-
-
-def _effect(dense: DenseStack, h: torch.Tensor, direction: Direction) -> Effect:
-    rows = torch.arange(len(h), device=h.device)
-    return Effect.of(dense.walk(direction.base).unembed(h[rows, direction.last][:, None])[:, 0], direction)
-
-
-def judge_standing(
-    dense: DenseStack, edit: StandingEdit, direction: Direction, text: ReferenceText, seed: int = 0
-) -> dict[str, Any]:
-    """Held-out figures of one standing edit: flips of class-a prompts, what it does to class-b prompts and to other text."""
-    effect = standing_effect(dense, edit, direction)
-    back = Direction(direction.counterfactual, direction.base, direction.last, direction.target, direction.original)
-    untouched = standing_effect(dense, edit, back)
-    flipped = (effect.logit_difference > 0).astype(np.float64)
-    answers = set(direction.original.tolist()) | set(direction.target.tolist())
-    return {
-        "dense_site": edit.sites[0].dense_site,
-        "nodes": len(edit.sites[0].nodes),
-        "strength": edit.strength,
-        "flip_rate": mean_estimate(flipped, seed).to_json(),
-        "p_target": mean_estimate(effect.p_target, seed).to_json(),
-        "other_class_kept": float((untouched.logit_difference < 0).mean()),
-        "isolation": text.isolation(edit, answers, seed=seed),
-    }
+def flips_of(dense: DenseStack, edit: StandingEdit, contrast: Contrast, direction: str) -> float:
+    """Share of one direction's prompts whose answer the edit flips, by the definition: a walk under the whole edit."""
+    rows = contrast.directions[direction]
+    h = walk_edited(dense, edit, contrast.base[rows])
+    each = torch.arange(len(h), device=h.device)
+    logits = dense.walk(contrast.base[rows]).unembed(h[each, contrast.last[rows]][:, None])[:, 0]
+    target, original = (logits.gather(1, ids[rows][:, None])[:, 0] for ids in (contrast.target, contrast.original))
+    return float((target > original).double().mean())
 
 
 def claim_of(task: str, forward: bool) -> str:
     """What a standing edit of a task is said to do."""
     origin, goal = ("a", "b") if forward else ("b", "a")
     return f"where {task} calls for answer {origin}, give answer {goal}"
+
+
+def _both(direction: str) -> tuple[str, str]:
+    return ("a_to_b", "b_to_a") if direction == "a_to_b" else ("b_to_a", "a_to_b")
+
+
+def _answers_of(contrast: Contrast) -> set[int]:
+    return set(contrast.original.tolist()) | set(contrast.target.tolist())

@@ -1,18 +1,60 @@
-"""The verdict: named gates, each a figure beside its threshold. An explanation holds when all of them pass."""
+"""The verdict (METHOD §6): `explains`, `steers` or `fails`, from named gates over ends of intervals.
 
+explains   every gate but `moves` holds: both models do the task; the bridge carries it; the circuit is sufficient and
+           necessary in the sparse model; what the sparse model does predicts what the dense model does (M6); and the circuit
+           does more than matched sets outside it (M7)
+steers     not that, but the circuit's edit moves the answer at strength 1 more than directions of equal norm
+fails      neither
+"""
+
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
+
+from bridges.validation.in_sparse import InSparse
+from bridges.validation.specificity import Specificity
+from bridges.validation.transfer import Transfer
+from foundation.statistics import Estimate
+
+Word = Literal["explains", "steers", "fails"]
+WORDS: tuple[Word, ...] = ("explains", "steers", "fails")
+MOVES = "moves"
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What a gate requires of the worse end of its interval."""
+
+    accuracy: float = 0.85
+    """of either model on the task; a fraction"""
+    carried: float = 0.6
+    """effect of the stream decoded whole at the circuit's place; share of the dense model's own difference"""
+    loss: float = 0.5 * float(np.log(2))
+    """of the circuit alone, calibrated; nats, half of chance"""
+    necessity: float = 0.5 * float(np.log(2))
+    """more loss without the circuit than without others; nats, half of chance"""
+    slope_low: float = 0.5
+    slope_high: float = 2.0
+    r2: float = 0.5
+    specific: float = 0.1
+    """circuit − matched sets; share of the dense model's own difference"""
+    p_value: float = 0.01
+    moves: float = 0.1
+    """circuit's edit, and more than directions of equal norm; share of the dense model's own difference"""
 
 
 @dataclass(frozen=True)
 class Gate:
-    """One condition: what was measured, what it must be, and what it means if it is not."""
+    """One condition: what was measured, what it must be, what it means if it is not, and what to do then."""
 
     name: str
     passed: bool
     measured: str
     required: str
     meaning: str
+    remedy: str
 
     def to_json(self) -> dict[str, Any]:
         """Plain types."""
@@ -20,76 +62,118 @@ class Gate:
 
 
 @dataclass(frozen=True)
-class Thresholds:
-    """What counts as a valid edit."""
+class Findings:
+    """What a verdict is made of; effects are shares of the dense model's own difference at the circuit's place."""
 
-    recovered_low: float = 0.75
-    recovered_high: float = 1.25
-    p_target_share: float = 0.8
-    random_recovered: float = 0.1
-    p_value: float = 0.01
-    flip_rate: float = 0.9
-    isolation_kl: float = 0.02
-    wrong_way: float = 0.1
+    accuracy_dense: Estimate
+    accuracy_sparse: Estimate
+    carried: Estimate | None
+    """None where the circuit has no channel at an inner place"""
+    in_sparse: InSparse
+    transfer: Transfer
+    specificity: Specificity | None
+    """None where nothing lies outside the circuit"""
+    circuit: Estimate | None
+    beyond_isotropic: Estimate | None
+    """circuit − random directions of equal norm"""
 
 
-def verdict(paired: dict[str, Any], standing: dict[str, Any], limits: Thresholds | None = None) -> list[Gate]:
-    """Gates over both directions (`a_to_b`, `b_to_a`) of the paired and standing figures."""
+def gates(found: Findings, limits: Thresholds | None = None) -> tuple[Gate, ...]:
+    """All gates, in the order of the argument."""
     limits = limits or Thresholds()
-    both = list(paired.values())
-    recovered = [found["recovered"]["value"] for found in both]
-    shares = [
-        found["edited"]["p_target"]["value"] / max(found["full_patch"]["p_target"]["value"], 1e-12) for found in both
-    ]
-    random = [found["random"]["recovered"] for found in both]
-    p_values = [found["p_value"] for found in both]
-    wrong = [found["wrong_way"] for found in both]
-    flips = [found["flip_rate"]["value"] for found in standing.values()]
-    kls = [found["isolation"]["kl"]["value"] for found in standing.values()]
-    gates = [
+    inside, fit, m7 = found.in_sparse, found.transfer.fit, found.specificity
+    lower = min(found.accuracy_dense, found.accuracy_sparse, key=lambda e: e.low)
+    return (
         Gate(
-            "controllable",
-            all(limits.recovered_low <= r <= limits.recovered_high for r in recovered)
-            and all(share >= limits.p_target_share for share in shares),
-            f"recovers {_list(recovered)} of the full patch's logit difference, {_list(shares)} of its P(target)",
-            f"recovered within {limits.recovered_low}–{limits.recovered_high} and P(target) at least {limits.p_target_share} of "
-            "the full patch's, both directions",
-            "the mapped nodes do not carry the behaviour in the dense model",
+            "does the task",
+            lower.low >= limits.accuracy,
+            f"accuracy {found.accuracy_dense} of the dense model, {found.accuracy_sparse} of the sparse one",
+            f"at least {limits.accuracy} in both",
+            "a model that does not do the task cannot be explained on it",
+            "choose a task both models do (sparsebridge task check)",
         ),
         Gate(
-            "better than controls",
-            all(abs(r) <= limits.random_recovered for r in random) and all(p < limits.p_value for p in p_values),
-            f"random directions of equal norm recover {_list(random)}, p {_list(p_values, 4)}",
-            f"random at most {limits.random_recovered}, p below {limits.p_value}",
-            "directions that claim nothing do as much",
+            "carried",
+            found.carried is not None and found.carried.low >= limits.carried,
+            f"the whole stream, decoded at the circuit's place, brings {_shown(found.carried)} of the dense model's difference",
+            f"at least {limits.carried}",
+            "the bridge loses the task on the way to the dense model, or the circuit meets it nowhere but at the changed token",
+            "train the bridge longer or with every site aligned (bridge train --align every)",
         ),
         Gate(
-            "robust",
-            all(share <= limits.wrong_way for share in wrong),
-            f"{_list(wrong)} of held-out prompts move the wrong way",
-            f"at most {limits.wrong_way}",
-            "the effect is an average over prompts that disagree",
+            "sufficient",
+            inside.loss.high <= limits.loss,
+            f"alone, calibrated, the circuit's loss is {inside.loss} (uncalibrated {inside.uncalibrated})",
+            f"at most {limits.loss:.3f} nats, half of chance",
+            "in the sparse model the circuit does not do the task by itself on held-out templates",
+            "prune with a lower --target-loss or more pairs",
         ),
-    ]
-    if standing:
-        gates += [
-            Gate(
-                "acts alone",
-                all(flip >= limits.flip_rate for flip in flips),
-                f"the standing edit flips {_list(flips)} of held-out prompts",
-                f"at least {limits.flip_rate}, both directions",
-                "without the counterfactual prompt the edit does not find its mark",
-            ),
-            Gate(
-                "isolated",
-                all(kl <= limits.isolation_kl for kl in kls),
-                f"the standing edit costs {_list(kls, 4)} nats/token on unrelated text",
-                f"at most {limits.isolation_kl}",
-                "the edit changes text it should not touch",
-            ),
-        ]
-    return gates
+        Gate(
+            "necessary",
+            inside.necessity is not None and inside.necessity.low >= limits.necessity,
+            f"without the circuit the loss is {inside.removed}, without as many others {_shown(inside.removed_others)}",
+            f"a difference of at least {limits.necessity:.3f} nats, half of chance",
+            "the sparse model does the task without the circuit, or there is nothing else to compare it to",
+            "the rest holds a copy of the circuit: prune with several --seeds and compare",
+        ),
+        Gate(
+            "predicted",
+            fit.slope.low >= limits.slope_low
+            and fit.slope.high <= limits.slope_high
+            and fit.r2.low >= limits.r2
+            and fit.r2.low > found.transfer.null_r2,
+            f"effects in the dense model over those in the sparse one: slope {fit.slope}, R² {fit.r2}, rank correlation "
+            f"{fit.rank}; bridges that know nothing reach R² {found.transfer.null_r2:.2f}",
+            f"slope within {limits.slope_low}–{limits.slope_high}, R² at least {limits.r2} and above those bridges'",
+            "what the sparse model does under an intervention does not say what the dense model does",
+            "the two models solve the task differently: train the bridge longer, or look at the scatter for where they part",
+        ),
+        Gate(
+            "specific",
+            m7 is not None and m7.difference.low >= limits.specific and m7.p_value <= limits.p_value,
+            "nothing outside the circuit to compare it to"
+            if m7 is None
+            else f"the circuit does {m7.difference} more than {m7.draws} matched sets outside it, p {m7.p_value:.3f}",
+            f"at least {limits.specific} of the dense model's difference, p at most {limits.p_value}",
+            "other node sets of the same size and norm do as much",
+            "prune again with other --seeds, or treat it as a way to steer",
+        ),
+        Gate(
+            MOVES,
+            found.circuit is not None
+            and found.beyond_isotropic is not None
+            and found.circuit.low >= limits.moves
+            and found.beyond_isotropic.low > 0,
+            f"the circuit's edit brings {_shown(found.circuit)}, {_shown(found.beyond_isotropic)} more than random directions of "
+            "its norm",
+            f"at least {limits.moves}, and more than random directions",
+            "the edit does not move the dense model's answer",
+            "the circuit's channels at that place are too few: look at the causal map for where the answer is carried",
+        ),
+    )
 
 
-def _list(values: list[float], digits: int = 2) -> str:
-    return " / ".join(f"{value:.{digits}f}" for value in values)
+def word_of(found: Sequence[Gate]) -> Word:
+    """The verdict that gates give."""
+    if all(gate.passed for gate in found if gate.name != MOVES):
+        return "explains"
+    return "steers" if any(gate.passed for gate in found if gate.name == MOVES) else "fails"
+
+
+def reason_of(found: Sequence[Gate]) -> str:
+    """One sentence: why the verdict is no better."""
+    word = word_of(found)
+    failed = [gate for gate in found if not gate.passed and (word == "fails" or gate.name != MOVES)]
+    if word == "explains":
+        return "every gate holds"
+    names = ", ".join(gate.name for gate in failed)
+    return f"not {names}: {failed[0].meaning}"
+
+
+def is_accepted(word: Word, accept: Word) -> bool:
+    """Whether a verdict is at least the one asked for."""
+    return WORDS.index(word) <= WORDS.index(accept)
+
+
+def _shown(estimate: Estimate | None) -> str:
+    return "nothing" if estimate is None else str(estimate)

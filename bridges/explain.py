@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from bridges.artefact import BridgeArtefact
@@ -34,18 +33,16 @@ class Explanation:
     def to_json(self) -> dict[str, Any]:
         """The stable keys of `sparsebridge demo --json` under `tasks`; `details` holds the full report.
 
-        Figures of both directions are summed up by the worse one (`p_value`, `standing_flip_rate`, `isolation_kl`,
-        `random_recovered`) or their mean (`p_target`); each direction by itself is under `details`.
+        Effects are shares of the dense model's own difference at the circuit's place, null where it has no channel at one.
+        Figures of the circuit's standing edits are those of the worse direction, null where there are none.
         """
-        report = self.validation.report
-        paired, standing = report["paired"], report["standing"]
-        evaluation = self.evaluation
-
-        def mean_p(key: str) -> float:
-            return float(np.mean([found[key]["p_target"]["value"] for found in paired.values()]))
-
+        report, evaluation = self.validation.report, self.evaluation
+        effect, m7 = report.get("effect", {}), report.get("specificity")
+        standing = [kinds["circuit"] for kinds in report["standing"].values()]
+        baselines = report.get("baselines", {})
         return {
-            "verdict": "passed" if self.validation.passed else "failed",
+            "verdict": self.validation.word,
+            "reason": report["verdict"]["reason"],
             "accuracy": evaluation.accuracy,
             "accuracy_dense": self.dense_accuracy,
             "nodes": evaluation.nodes,
@@ -56,12 +53,13 @@ class Explanation:
             "necessity_loss": evaluation.necessity_loss,
             "necessity_random_loss": evaluation.necessity_random_loss,
             "necessity_any_loss": evaluation.necessity_any_loss,
-            "recovered": {name: found["recovered"] for name, found in paired.items()},
-            "random_recovered": max((found["random"]["recovered"] for found in paired.values()), key=abs),
-            "p_target": {key: mean_p(key) for key in ("none", "edited", "random", "full_patch")},
-            "p_value": max(found["p_value"] for found in paired.values()),
-            "standing_flip_rate": min(found["flip_rate"]["value"] for found in standing.values()),
-            "isolation_kl": max(found["isolation"]["kl"]["value"] for found in standing.values()),
+            "effect": effect or None,
+            "transfer": {name: report["transfer"][name] for name in ("slope", "r2", "rank")},
+            "specificity": None if m7 is None else {name: m7[name] for name in ("difference", "p_value", "draws")},
+            "baselines": {name: one["effect"] for name, one in baselines.items()} or None,
+            "beats_baselines": report.get("beats_baselines"),
+            "standing_flip_rate": min((one["flip_rate"]["value"] for one in standing), default=None),
+            "isolation_kl": max((one["isolation"]["kl"]["value"] for one in standing), default=None),
             "details": {"circuit": evaluation.to_json(), **report},
         }
 

@@ -39,7 +39,9 @@ class DemoConfig(Settings):
     )
     text_blocks: int = Field(64, ge=2, description="blocks of reference text for ablation means, and as many held out")
     evaluate_pairs: int = Field(64, ge=4, description="pairs to choose on, and as many to report on")
-    draws: int = Field(100, ge=1, description="random edits per direction; 100 for p < 0.01")
+    draws: int = Field(
+        100, ge=99, description="matched node sets outside the circuit; 99 is the least that can give p 0.01"
+    )
 
 
 class Recipe(Settings):

@@ -1,7 +1,7 @@
 """`sparsebridge edit`: circuit → edit; validate it, generate under it."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -17,7 +17,9 @@ from cli.options import (
     Seed,
     check_device,
 )
-from cli.output import interval, print_json, print_table, say
+from cli.output import print_json, print_table, say
+from cli.placebo import placebo
+from cli.verdict import Accept, Draws, is_accepted, show_verdict
 
 app = App(help=__doc__)
 
@@ -35,6 +37,9 @@ TextBlocks = Annotated[int, typer.Option("--blocks", min=2, help="held-out text 
 @app.callback()
 def group() -> None:
     """Map circuits to dense edits, validate them, generate under them."""
+
+
+app.command()(placebo)
 
 
 @app.command("map")
@@ -232,9 +237,8 @@ def validate(
     pairs: Annotated[
         int, typer.Option("--pairs", min=4, help="held-out pairs to report on, and as many to choose on")
     ] = 64,
-    draws: Annotated[
-        int, typer.Option("--draws", min=1, help="norm-matched random edits per direction; 100 for p < 0.01")
-    ] = 100,
+    draws: Draws = 100,
+    accept: Accept = "explains",
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="also write report.json and report.html to this folder")
     ] = None,
@@ -243,7 +247,7 @@ def validate(
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Test whether a circuit's edits do in the dense model what the circuit claims; exit code 1 if they do not.
+    """Test whether a circuit explains what the dense model does; exit code 1 unless it does.
 
     Example: sparsebridge edit validate runs/closing_quote --bridge runs/bridge --out runs/report
     """
@@ -263,50 +267,6 @@ def validate(
     if as_json:
         print_json(report)
     else:
-        show_validation(loaded.task, report)
-    if not report["verdict"]["passed"]:
+        show_verdict(loaded.task, report)
+    if not is_accepted(report["verdict"]["word"], accept):
         raise typer.Exit(1)
-
-
-def show_validation(task: str, report: dict[str, Any]) -> None:
-    """Print a verdict with every figure beside what it is compared to."""
-    rows = []
-    for name, found in report["paired"].items():
-        arrow = name.replace("_to_", " → ")
-        p = {key: found[key]["p_target"]["value"] for key in ("none", "edited", "random", "full_patch")}
-        rows += [
-            [
-                f"{arrow} recovered",
-                interval(found["recovered"], 2),
-                f"random {found['random']['recovered']:.2f}, full patch 1",
-            ],
-            [
-                f"{arrow} P(target)",
-                f"{p['edited']:.3f}",
-                f"none {p['none']:.3f}, random {p['random']:.3f}, full patch {p['full_patch']:.3f}",
-            ],
-        ]
-    for name, found in report["standing"].items():
-        arrow = name.replace("_to_", " → ")
-        rows += [
-            [
-                f"{arrow} standing flips",
-                interval(found["flip_rate"], 2),
-                "unedited: wrong answer on every prompt it gets right",
-            ],
-            [f"{arrow} isolation KL", interval(found["isolation"]["kl"], 4), "limit 0.02 nats/token"],
-        ]
-    print_table(
-        f"{task}: paired edit, {report['choice']['loop']} loop, strength {report['choice']['strength']}",
-        ("", "value", "compared to"),
-        rows,
-    )
-    for gate in report["verdict"]["gates"]:
-        mark = "pass" if gate["passed"] else "FAIL"
-        more = "" if gate["passed"] else f" — {gate['meaning']}"
-        print_line(f"{mark}  {gate['name']}: {gate['measured']} (required: {gate['required']}){more}")
-
-
-def print_line(text: str) -> None:
-    """One line on stdout."""
-    typer.echo(text)

@@ -52,11 +52,10 @@ def map_standing(
     from dataclasses import replace
 
     from bridges.edits.fit import node_edit
-    from bridges.edits.paired import Direction
     from bridges.edits.rules import rules_of_nodes
     from bridges.edits.standing_artefact import save_standing
     from bridges.validation.isolation import ReferenceText
-    from bridges.validation.standing import choose_standing, claim_of
+    from bridges.validation.standing import StandingChoice
     from sparse_model.tasks import find_task
     from sparse_model.tasks.splits import task_splits
     from sparse_model.transformer.nodes import Node
@@ -71,17 +70,8 @@ def map_standing(
                 f"--node and --value need a --rule of {', '.join(rules_of_nodes())}; move takes the whole circuit"
             )
         splits = task_splits(find_task(task or circuit.task), artefact.tokenizer, pairs, max(2, pairs // 2), seed)
-        forward = direction == "a_to_b"
-        edit = choose_standing(
-            circuit,
-            Direction.of(splits.train, forward),
-            Direction.of(splits.validation, forward),
-            artefact.bridge,
-            artefact.sparse,
-            stack,
-            text,
-            claim_of(circuit.task, forward),
-        )
+        chosen_by = StandingChoice(circuit, artefact.bridge, artefact.sparse, stack, splits, text, seed)
+        edit = chosen_by.choose("circuit", direction)
     else:
         chosen = [check_kept(Node.parse(node), circuit) for node in nodes] or [
             node for node in circuit.nodes if node.part == "act_in"
@@ -213,10 +203,12 @@ def validate_one(
     from bridges.reports.circuit_graph import circuit_graph
     from bridges.reports.page import write_report
     from bridges.validation.isolation import ReferenceText
+    from bridges.validation.specificity import check_draws
     from bridges.validation.validate import validate_circuit
     from sparse_model.tasks import find_task
     from sparse_model.tasks.splits import task_splits
 
+    check_draws(draws)
     artefact, stack = pairing.artefact, pairing.stack
     splits = task_splits(find_task(task or circuit.task), artefact.tokenizer, 2 * pairs, pairs, seed, device)
     length = artefact.sparse.config.block_size
@@ -225,5 +217,5 @@ def validate_one(
     if out is not None:
         graph = circuit_graph(artefact.sparse, circuit, splits.held_out, artefact.tokenizer)
         tasks = {circuit.task: {"details": found.report, "circuit": graph}}
-        write_report(out, {"verdict": "passed" if found.passed else "failed", "tasks": tasks}, overwrite)
+        write_report(out, {"verdict": found.word, "tasks": tasks}, overwrite)
     return found.report

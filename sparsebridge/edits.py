@@ -9,11 +9,10 @@ from typing import Literal
 from bridges.edits.edit_folder import edit_form
 from bridges.edits.fit import node_edit
 from bridges.edits.mapping import check_base_model, map_circuit, map_nodes
-from bridges.edits.paired import Direction
 from bridges.edits.paired_artefact import PairedEdit, load_paired, make_paired, save_paired
 from bridges.edits.standing import StandingEdit, Where
 from bridges.edits.standing_artefact import load_standing, save_standing
-from bridges.validation.standing import choose_standing, claim_of
+from bridges.validation.standing import StandingChoice
 from dense_adapters.generation import encode
 from foundation.errors import UserError
 from sparse_model.transformer.nodes import Node
@@ -134,13 +133,7 @@ def edit(
             raise UserError(
                 "nodes and value need a rule: ablate, scale, clamp or add; without one the whole circuit is moved"
             )
-        forward = direction == "a_to_b"
-        fit_on, choose_on = (
-            Direction.of(pairs, forward) for pairs in (circuit.splits.train, circuit.splits.validation)
-        )
-        found = choose_standing(
-            circuit.circuit, fit_on, choose_on, *parts, bridge.text, claim_of(circuit.task.name, forward)
-        )
+        found = StandingChoice(circuit.circuit, *parts, circuit.splits, bridge.text).choose("circuit", direction)
     else:
         reads = chosen or [node for node in circuit.nodes if node.part == "act_in"]
         values = {} if value is None else {"value": value}

@@ -17,7 +17,7 @@ from sparsebridge.tables import html_table
 
 @dataclass(frozen=True, eq=False)
 class Verdict:
-    """Whether a circuit's edits do in the dense model what the circuit claims, gate by gate."""
+    """Whether a circuit explains what the dense model does, gate by gate."""
 
     circuit: TaskCircuit
     details: Mapping[str, object]
@@ -25,7 +25,9 @@ class Verdict:
     gates: tuple[Mapping[str, object], ...]
     """name, measured, required, passed, meaning"""
     word: str
+    """explains, steers or fails"""
     passed: bool
+    """whether it is `explains`"""
 
     @property
     def failed(self) -> tuple[str, ...]:
@@ -51,20 +53,19 @@ class Verdict:
 
 
 def validate(circuit: TaskCircuit, draws: int = 100) -> Verdict:
-    """Test on held-out prompts whether a circuit's edits do in the dense model what the circuit claims.
+    """Test on held-out prompts whether a circuit explains what the dense model does.
 
     Args:
-        draws: random edits per direction that the circuit's are compared to; 100 for p < 0.01.
+        draws: matched node sets outside the circuit; at least 99.
 
     Raises:
-        UserError: no node of the circuit maps to the dense model.
+        UserError: fewer draws than p needs.
     """
     bridge = circuit.bridge
     parts = bridge.artefact.bridge, bridge.sparse, bridge.dense.stack
     found = validate_circuit(circuit.circuit, *parts, circuit.splits, bridge.text, draws, circuit.seed)
     judged = found.report["verdict"]
-    word = str(judged.get("word", "passed" if found.passed else "failed"))
-    return Verdict(circuit, found.report, tuple(judged["gates"]), word, found.passed)
+    return Verdict(circuit, found.report, tuple(judged["gates"]), found.word, found.passed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +95,7 @@ def explain(
         task: a built-in name, a `.jsonl` file, a task, or rows (prompt a, answer a, prompt b, answer b).
         settings: how the circuit is pruned.
         evaluate_pairs: pairs to choose on, and as many held out.
-        draws: random edits per direction that the circuit's are compared to.
+        draws: matched node sets outside the circuit; at least 99.
 
     Raises:
         UserError: the sparse model does not do the task, too few pairs fit, or nothing maps.

@@ -6,7 +6,8 @@ A read node is post-norm, bridges act pre-norm. For a read channel c of sublayer
 
 A node that writes to the stream changes the stream after its sublayer: Δh^d = Δa · W_dec[:, c], a neuron along
 what it writes, Δh^d = Δa · W_dec (W_proj[:, n]). Where reads do not correspond (unequal depth, parallel blocks), a read
-node becomes the same change of its stream channel at the next aligned site: Δh^d = Δh^s_c · W_dec[:, c].
+node becomes the same change of its stream channel at its own site: Δh^d = Δh^s_c · W_dec[:, c]. A node whose site meets no
+dense site has no place in the dense model (`unplaced`).
 """
 
 from collections.abc import Iterable
@@ -26,6 +27,10 @@ from sparse_model.transformer.nodes import Node
 
 SMALLEST_GAIN = 1e-4
 """Read channels with a smaller norm gain carry nothing and are left out."""
+
+
+STREAM_SITE = {"act_in": 0, "post_act": 1, "resid_delta": 1}
+"""Which site a node of sublayer i acts at, counted from i: reads before it, writes and neurons after it."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +61,25 @@ def map_circuit(
     Raises:
         UserError: the circuit has no read node that maps.
     """
-    reads = [node for node in circuit.nodes if node.part == "act_in"]
+    left_out = set(unplaced(circuit.nodes, bridge, sparse.d_model))
+    reads = [n for n in circuit.nodes if n.part == "act_in" and n.channel < sparse.d_model and n not in left_out]
     mapped = map_nodes(reads, bridge, sparse, dense)
     if not mapped:
         raise UserError(
-            f"the circuit for '{circuit.task}' has no read nodes to map; prune it again with a lower --target-loss"
+            f"the circuit for '{circuit.task}' has no read nodes to map; prune it again with a lower --target-loss, "
+            "or train a bridge in which every site is aligned"
         )
     return mapped
+
+
+def unplaced(nodes: Iterable[Node], bridge: Bridge, d_model: int) -> tuple[Node, ...]:
+    """Nodes that act on the stream at a site which meets no dense site."""
+    met = {site.sparse for site in bridge.alignment.sites}
+    return tuple(
+        node
+        for node in nodes
+        if node.part in STREAM_SITE and node.channel < d_model and node.sublayer + STREAM_SITE[node.part] not in met
+    )
 
 
 def map_nodes(
@@ -99,14 +116,14 @@ def _map_node(
             raise UserError(f"node '{node}' is a position channel, which no bridge carries; choose another")
         if bridge.alignment.is_identity:
             return node.sublayer, "read", read_direction(node, bridge, sparse, dense)
-        place = aligned_place(bridge, node.sublayer)
+        place = _placed(node, bridge)
         return place, "residual", bridge.decoders[place].weight[:, node.channel].detach()
     if node.part not in ("resid_delta", "post_act"):
         raise UserError(
             f"node '{node}' lives inside attention, where no bridge reaches; map a read (act_in), write (resid_delta) or "
             "neuron (post_act) node"
         )
-    place = aligned_place(bridge, node.sublayer + 1)
+    place = _placed(node, bridge)
     decoder = bridge.decoders[place].weight.detach()
     if node.part == "resid_delta":
         return place, "residual", decoder[:, node.channel]
@@ -130,9 +147,21 @@ def read_direction(
     return direction * dense_gain * (bridge.rms_ratio[place] / gain)
 
 
-def aligned_place(bridge: Bridge, sparse_site: int) -> int:
-    """Place of the first aligned site at or after a sparse site."""
-    return next(j for j, aligned in enumerate(bridge.alignment.sites) if aligned.sparse >= sparse_site)
+def _placed(node: Node, bridge: Bridge) -> int:
+    """Place of the site a node acts at.
+
+    Raises:
+        UserError: that site meets no dense site.
+    """
+    site = node.sublayer + STREAM_SITE[node.part]
+    place = bridge.place_of_sparse(site)
+    if place is None:
+        met = ", ".join(str(aligned.sparse) for aligned in bridge.alignment.sites)
+        raise UserError(
+            f"node '{node}' acts at sparse site {site}, which meets no dense site (aligned: {met}); choose another node, or "
+            "train a bridge in which every site is aligned"
+        )
+    return place
 
 
 def check_base_model(fingerprint: str, dense: DenseStack, name: str) -> None:

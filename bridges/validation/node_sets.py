@@ -75,17 +75,6 @@ def by_place(nodes: Iterable[Node], bridge: Bridge, d_model: int) -> dict[int, S
     return found
 
 
-def unplaced(nodes: Iterable[Node], bridge: Bridge, d_model: int) -> tuple[Node, ...]:
-    """Read and write nodes whose site meets no dense site."""
-    met = {site.sparse for site in bridge.alignment.sites}
-    sites = {"act_in": 0, "resid_delta": 1}
-    return tuple(
-        node
-        for node in nodes
-        if node.part in sites and node.channel < d_model and node.sublayer + sites[node.part] not in met
-    )
-
-
 class Translation:
     """The sparse model, the dense model and the bridge on one contrast: from node sets to answers in both.
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from bridges.bridge import Bridge
+from bridges.edits.mapping import unplaced
 from bridges.edits.standing import StandingEdit
 from bridges.protocol import ResidualStack
 from bridges.validation.baselines import Baseline, baselines
@@ -26,7 +27,7 @@ from bridges.validation.effects import Shares
 from bridges.validation.in_sparse import InSparse, in_sparse
 from bridges.validation.isolation import ReferenceText
 from bridges.validation.manifold import NaturalStreams
-from bridges.validation.node_sets import SiteChannels, Translation, by_place, matched_sets, scaled_like, unplaced
+from bridges.validation.node_sets import SiteChannels, Translation, by_place, matched_sets, scaled_like
 from bridges.validation.specificity import (
     check_draws,
     circuit_change,
@@ -61,6 +62,11 @@ class Evidence:
     def word(self) -> Word:
         """The verdict."""
         return word_of(self.gates)
+
+    @property
+    def passed(self) -> bool:
+        """Whether it is `explains`."""
+        return self.word == "explains"
 
 
 @dataclass(frozen=True)

@@ -170,10 +170,5 @@ def reason_of(found: Sequence[Gate]) -> str:
     return f"not {names}: {failed[0].meaning}"
 
 
-def is_accepted(word: Word, accept: Word) -> bool:
-    """Whether a verdict is at least the one asked for."""
-    return WORDS.index(word) <= WORDS.index(accept)
-
-
 def _shown(estimate: Estimate | None) -> str:
     return "nothing" if estimate is None else str(estimate)

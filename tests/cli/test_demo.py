@@ -24,7 +24,7 @@ target_loss = 0.4
 tasks = ["for_while"]
 text_blocks = 8
 evaluate_pairs = 8
-draws = 9
+draws = 99
 """
 
 
@@ -50,7 +50,7 @@ def test_the_demo_reports_every_documented_key_and_writes_its_page(
     ran = cli("demo", "--recipe", small_recipe, "--out", out, "--json")
     assert ran.code in (0, 1), ran.err  # so few steps may well fail a gate; that is a verdict, not an error
     report = json.loads(ran.out)
-    assert report["verdict"] == ("passed" if ran.code == 0 else "failed")
+    assert (report["verdict"] == "explains") == (ran.code == 0)
     assert set(report) == _documented("# The report")
     task = report["tasks"]["for_while"]
     assert _documented("Under `tasks.<name>`") <= set(task)

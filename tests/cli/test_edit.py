@@ -155,29 +155,50 @@ def test_validation_exits_by_its_verdict_and_writes_its_report(
     cli: Callable, bundled_circuit: Path, tmp_path: Path
 ) -> None:
     ran = cli(
-        "edit", "validate", bundled_circuit, "--bridge", BRIDGE, "--blocks", "2", "--pairs", "4", "--draws", "3",
+        "edit", "validate", bundled_circuit, "--bridge", BRIDGE, "--blocks", "6", "--pairs", "8", "--draws", "99",
         "--out", tmp_path / "r", "--json",
     )  # fmt: skip
     report = json.loads(ran.out)
-    assert set(report) >= {"task", "mapped_nodes", "choice", "paired", "concentration", "standing", "verdict"}
-    assert set(report["paired"]) == set(report["standing"]) == {"a_to_b", "b_to_a"}
-    gates = report["verdict"]["gates"]
-    # three draws cannot give p < 0.01
-    assert [gate["passed"] for gate in gates if gate["name"] == "better than controls"] == [False]
-    assert report["verdict"]["passed"] is False
-    assert ran.code == 1
+    assert set(report) >= {"task", "verdict", "causal_map", "transfer", "specificity", "baselines", "dose", "standing"}
+    assert set(report["standing"]["a_to_b"]) == {"circuit", "coordinates", "class_mean"}
+    passed = {gate["name"] for gate in report["verdict"]["gates"] if gate["passed"]}
+    everything = {gate["name"] for gate in report["verdict"]["gates"]} - {"moves"}
+    assert (report["verdict"]["word"] == "explains") == (everything <= passed)
+    assert ran.code == (0 if report["verdict"]["word"] == "explains" else 1)
     written = json.loads((tmp_path / "r" / "report.json").read_text())
-    assert written["verdict"] == "failed"
+    assert written["verdict"] == report["verdict"]["word"]
     assert written["tasks"]["closing_quote"]["details"] == report
     assert (tmp_path / "r" / "report.html").is_file()
 
 
-@pytest.mark.parametrize("passed", [True, False])
-def test_the_exit_code_is_zero_exactly_where_the_verdict_passed(
-    passed: bool, cli: Callable, bundled_circuit: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("word", "accept", "code"),
+    [("explains", "explains", 0), ("steers", "explains", 1), ("steers", "steers", 0), ("fails", "steers", 1)],
+)
+def test_the_exit_code_says_whether_the_verdict_is_good_enough(
+    word: str, accept: str, code: int, cli: Callable, bundled_circuit: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import cli.editing as editing
 
-    monkeypatch.setattr(editing, "validate_one", lambda *_: {"task": "t", "verdict": {"passed": passed, "gates": []}})
-    ran = cli("edit", "validate", bundled_circuit, "--bridge", BRIDGE, "--json")
-    assert ran.code == (0 if passed else 1)
+    monkeypatch.setattr(editing, "validate_one", lambda *_: {"task": "t", "verdict": {"word": word}})
+    ran = cli("edit", "validate", bundled_circuit, "--bridge", BRIDGE, "--accept", accept, "--json")
+    assert ran.code == code
+
+
+def test_fewer_draws_than_a_p_value_needs_are_refused_before_the_work(cli: Callable, bundled_circuit: Path) -> None:
+    ran = cli("edit", "validate", bundled_circuit, "--bridge", BRIDGE, "--draws", "20")
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert "pass 99 or more" in ran.err
+
+
+def test_a_judged_judge_refuses_kinds_it_does_not_know_and_files_that_are_not_its_own(
+    cli: Callable, bundled_circuit: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "trials.jsonl"
+    ran = cli("edit", "placebo", bundled_circuit, "--bridge", BRIDGE, "--out", out, "--kind", "sugar")
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert "choose circuit, complement" in ran.err
+    out.write_text("mine\nnot yours\n", "utf-8")
+    ran = cli("edit", "placebo", bundled_circuit, "--bridge", BRIDGE, "--out", out, "--kind", "random")
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert out.read_text("utf-8") == "mine\nnot yours\n"

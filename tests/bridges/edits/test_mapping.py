@@ -8,7 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from bridges.alignment import align
 from bridges.bridge import Bridge
-from bridges.edits.mapping import aligned_place, check_base_model, map_circuit, map_nodes, read_direction
+from bridges.edits.mapping import check_base_model, map_circuit, map_nodes, read_direction, unplaced
 from dense_adapters import DenseStack
 from foundation.errors import UserError
 from foundation.fingerprints import model_fingerprint
@@ -109,10 +109,10 @@ def test_a_node_the_model_does_not_have_is_refused(setting: Callable) -> None:
         map_nodes([Node.parse("0.attn.act_in:24")], found_in.bridge, found_in.sparse, found_in.dense)
 
 
-def test_with_unequal_depth_a_read_becomes_a_residual_edit_at_the_next_boundary(setting: Callable) -> None:
+def test_with_unequal_depth_a_read_becomes_a_residual_edit_at_its_own_site(setting: Callable) -> None:
     found_in = setting(n_layer=2, dense_layers=4)
     assert not found_in.bridge.alignment.is_identity
-    nodes = [Node.parse("0.attn.act_in:1"), Node.parse("0.mlp.act_in:2"), Node.parse("1.mlp.resid_delta:3")]
+    nodes = [Node.parse("0.attn.act_in:1"), Node.parse("1.attn.act_in:2"), Node.parse("1.mlp.resid_delta:3")]
     mapped = map_nodes(nodes, found_in.bridge, found_in.sparse, found_in.dense)
     assert [(site.kind, site.place, site.dense_site) for site in mapped] == [
         ("residual", 0, 0),
@@ -121,7 +121,21 @@ def test_with_unequal_depth_a_read_becomes_a_residual_edit_at_the_next_boundary(
     ]
     for site, node in zip(mapped, nodes, strict=True):
         torch.testing.assert_close(site.directions[0], found_in.bridge.decoders[site.place].weight[:, node.channel])
-    assert [aligned_place(found_in.bridge, site) for site in range(5)] == [0, 1, 1, 2, 2]
+
+
+def test_a_node_whose_site_meets_no_dense_site_is_named_and_never_moved_to_another(setting: Callable) -> None:
+    """Read nodes of an MLP and the next attention would otherwise land on one column and be added twice."""
+    found_in = setting(n_layer=2, dense_layers=4)
+    lost = [Node.parse("0.mlp.act_in:2"), Node.parse("1.mlp.act_in:2"), Node.parse("0.attn.resid_delta:3")]
+    kept = [Node.parse("1.attn.act_in:2"), Node.parse("0.mlp.post_act:3"), Node.parse("0.attn.q:1")]
+    assert unplaced([*lost, *kept], found_in.bridge, found_in.sparse.d_model) == tuple(lost)
+    for node in lost:
+        with pytest.raises(UserError, match=rf"{node}.*meets no dense site \(aligned: 0, 2, 4\)"):
+            map_nodes([node], found_in.bridge, found_in.sparse, found_in.dense)
+    keep = {name: torch.arange(w) == 2 for name, w in node_locations(found_in.sparse.config).items()}
+    circuit = Circuit("t", "", keep, {name: torch.zeros(len(mask)) for name, mask in keep.items()}, "zero")
+    mapped = map_circuit(circuit, found_in.bridge, found_in.sparse, found_in.dense)
+    assert [str(node) for site in mapped for node in site.nodes] == ["0.attn.act_in:2", "1.attn.act_in:2"]
 
 
 def test_a_circuit_maps_its_reads_to_one_edit_per_sublayer_and_one_without_reads_is_refused(setting: Callable) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from bridges.edits.mapping import SiteDirections, map_nodes
+from bridges.edits.mapping import SiteDirections, map_nodes, unplaced
 from bridges.edits.paired import Direction, PairedRun, encoded_values
 from sparse_model.transformer.nodes import Node
 from sparse_model.transformer.taps import Recorder
@@ -13,7 +13,8 @@ from sparse_model.transformer.taps import Recorder
 
 def reads(setting, sublayers=(0, 1, 2, 3), channels=range(24)) -> tuple[SiteDirections, ...]:
     nodes = [Node(i // 2, "mlp" if i % 2 else "attn", "act_in", channel) for i in sublayers for channel in channels]
-    return map_nodes(nodes, setting.bridge, setting.sparse, setting.dense)
+    lost = unplaced(nodes, setting.bridge, setting.sparse.d_model)
+    return map_nodes([n for n in nodes if n not in lost], setting.bridge, setting.sparse, setting.dense)
 
 
 def run_of(setting, sites) -> PairedRun:

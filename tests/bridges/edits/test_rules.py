@@ -12,10 +12,11 @@ from foundation.errors import UserError
 
 MEAN, VALUE = torch.tensor([1.0, -2.0]), torch.tensor([3.0, 0.5])
 A, B, CORPUS = torch.tensor([4.0, 0.0]), torch.tensor([0.0, 4.0]), torch.tensor([-3.0, -3.0])
+SHIFT = torch.tensor([-7.0, 6.0])
 
 
 def move(radius: float = 2.0) -> Move:
-    return Move(A, B, CORPUS, torch.eye(2), radius)
+    return Move(A, B, CORPUS, torch.eye(2), SHIFT, radius)
 
 
 @pytest.fixture
@@ -42,17 +43,17 @@ def test_strength_zero_changes_nothing(rule: Rule, z: torch.Tensor) -> None:
     assert rule.change(z, 1.0).any()
 
 
-def test_a_move_shifts_class_a_by_the_difference_of_means_and_leaves_all_others(z: torch.Tensor) -> None:
+def test_a_move_shifts_class_a_by_its_shift_and_leaves_all_others(z: torch.Tensor) -> None:
     change = move().change(z, 1.5)
-    torch.testing.assert_close(change[0, 0], 1.5 * (B - A))
+    torch.testing.assert_close(change[0, 0], 1.5 * SHIFT)
     assert not change[0, 1:].any()  # of class b, of the corpus, and nearest to a but too far from it
-    torch.testing.assert_close(move(radius=100.0).change(z, 1.0)[0, 3], B - A)
+    torch.testing.assert_close(move(radius=100.0).change(z, 1.0)[0, 3], SHIFT)
 
 
 def test_distances_are_measured_after_whitening() -> None:
     token = torch.tensor([2.1, 1.0])  # nearer to a
     assert move(100.0).is_class_a(token)
-    squeezed = Move(A, B, CORPUS, torch.diag(torch.tensor([0.01, 1.0])), 100.0)  # only the second axis counts
+    squeezed = Move(A, B, CORPUS, torch.diag(torch.tensor([0.01, 1.0])), SHIFT, 100.0)  # only the second axis counts
     assert squeezed.is_class_a(token)
     assert not squeezed.is_class_a(torch.tensor([4.0, 2.5]))
     assert move(100.0).is_class_a(torch.tensor([4.0, 2.5]))
@@ -78,7 +79,8 @@ def test_contrast_tokens_are_where_the_prompts_differ_most_and_never_padding() -
     z_a, z_b = torch.zeros(2, 4, 3), torch.zeros(2, 4, 3)
     z_b[0, 1], z_b[0, 2], z_b[0, 3] = 1.0, 0.4, 9.0  # the last is padding
     z_b[1, 3] = 2.0
-    found = contrast_tokens(z_a, z_b, torch.tensor([2, 3]))
+    allowed = torch.arange(4)[None] <= torch.tensor([[2], [3]])
+    found = contrast_tokens(z_a, z_b, allowed)
     assert found.tolist() == [[False, True, False, False], [False, False, False, True]]
 
 
@@ -116,3 +118,10 @@ def test_every_rule_is_made_from_nodes_with_its_own_needs_or_refuses(z: torch.Te
         with pytest.raises(UserError, match=message):
             rule.of_nodes(corpus, value)
     assert rules_of_nodes() == ("ablate", "scale", "clamp", "add")
+
+
+def test_a_changed_token_that_is_not_allowed_is_never_a_contrast() -> None:
+    z_a, z_b = torch.zeros(1, 3, 2), torch.zeros(1, 3, 2)
+    z_b[0, 0], z_b[0, 2] = 9.0, 1.0
+    assert contrast_tokens(z_a, z_b, torch.tensor([[False, True, True]])).tolist() == [[False, False, True]]
+    assert not contrast_tokens(z_a, z_a, torch.tensor([[False, True, False]]))[0, 0]

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from bridges.edits.edit_folder import edit_form
-from bridges.edits.fit import MoveFitter, move_edit, node_edit, stream_channels
+from bridges.edits.fit import fit_move, node_edit, stream_channels
+from bridges.edits.readout import Readout, channels_of, coordinates_of, direction_of
 from bridges.edits.rules import Add, Move, Scale
 from bridges.edits.standing import StandingEdit, StandingSite, walk_edited
 from bridges.edits.standing_artefact import load_standing, save_standing
@@ -26,13 +27,16 @@ def edit(setting: Callable) -> StandingEdit:
 
     def site(dense_site: int, rule: object, n: int) -> StandingSite:
         encoder, decoder = (torch.randn(n, 20, generator=generator) for _ in range(2))
-        return StandingSite(dense_site, tuple(f"n{i}" for i in range(n)), encoder, torch.ones(n), decoder, rule)
+        readout = Readout(encoder, torch.ones(n))
+        return StandingSite(dense_site, tuple(f"n{i}" for i in range(n)), readout, decoder, rule)
 
     with torch.no_grad():
         h = residual_sites(found_in.dense, found_in.dense.walk(found_in.direction.base))[1]
     first = site(1, Scale(), 3)
     z = first.encode(h).flatten(0, 1)
-    near = Move(z[5], z[5] + 3.0, z.mean(0), torch.eye(3), float((z - z[5]).norm(dim=-1).median()))
+    near = Move(
+        z[5], z[5] + 3.0, z.mean(0), torch.eye(3), torch.full((3,), 3.0), float((z - z[5]).norm(dim=-1).median())
+    )
     sites = (replace(first, rule=near), site(3, Add(torch.tensor([0.5, -1.0])), 2))
     return StandingEdit("t", "claims", found_in.dense.fingerprint, sites, 0.9)
 
@@ -40,7 +44,7 @@ def edit(setting: Callable) -> StandingEdit:
 @torch.no_grad()
 def test_a_site_reads_encodes_changes_and_writes_back(edit: StandingEdit) -> None:
     site, h = edit.sites[1], torch.randn(2, 3, 20)
-    z = torch.einsum("btd,nd->btn", h, site.encoder) + site.bias
+    z = torch.einsum("btd,nd->btn", h, site.readout.encoder) + site.readout.bias
     torch.testing.assert_close(site.encode(h), z)
     change = torch.einsum("n,nd->d", 0.9 * site.rule.value, site.decoder)
     torch.testing.assert_close(site.change(h, 0.9), change.expand(2, 3, 20))
@@ -150,37 +154,55 @@ def test_stream_channels_are_what_is_read_at_a_site_and_written_just_before(sett
 
 
 @torch.no_grad()
-def test_a_fitted_move_has_the_class_means_of_the_contrast_and_moves_the_fitted_prompts(setting: Callable) -> None:
+def test_a_fitted_move_has_the_class_means_of_the_contrast_and_moves_by_what_is_written(setting: Callable) -> None:
     found_in = setting()
     dense, direction = found_in.dense, found_in.direction
     h_a, h_b = (residual_sites(dense, dense.walk(t))[0] for t in (direction.base, direction.counterfactual))
     corpus = residual_sites(dense, dense.walk(torch.randint(0, 40, (6, 10))))[0]
-    fitter = MoveFitter(found_in.bridge, 0, (2, 3, 5), corpus)
-    rule = fitter.fit(h_a, h_b, direction.last)
-    encoder = found_in.bridge.encoders[0]
-    z_a, z_b = ((h @ encoder.weight.T + encoder.bias)[..., [2, 3, 5]] for h in (h_a, h_b))
+    every = tuple(range(24))
+    readout, _ = channels_of(found_in.bridge, 0, every)
+    allowed = torch.arange(h_a.shape[1])[None] <= direction.last[:, None]
+    rule = fit_move(readout, h_a, h_b, allowed, corpus)
+    z_a, z_b, text = (found_in.bridge.encode(0, h) for h in (h_a, h_b, corpus))
     # at site 0 the prompts differ at token 2 alone
     torch.testing.assert_close(rule.mean_a, z_a[:, 2].mean(0))
     torch.testing.assert_close(rule.mean_b, z_b[:, 2].mean(0))
-    torch.testing.assert_close(
-        rule.mean_corpus, (corpus @ encoder.weight.T + encoder.bias)[..., [2, 3, 5]].mean((0, 1))
-    )
+    torch.testing.assert_close(rule.mean_corpus, text.mean((0, 1)))
+    torch.testing.assert_close(rule.shift, rule.mean_b - rule.mean_a)
+    written = torch.randn(z_a.shape)
+    known = fit_move(readout, h_a, h_b, allowed, corpus, written)
+    torch.testing.assert_close(known.shift, written[:, 2].mean(0))
+    torch.testing.assert_close(known.mean_a, rule.mean_a)
 
 
-def test_a_move_edit_writes_at_its_site_and_a_site_without_the_circuit_is_refused(setting: Callable) -> None:
+@torch.no_grad()
+def test_a_readout_is_the_encoder_after_abs_topk_over_all_channels(setting: Callable) -> None:
+    bridge, h = setting().bridge, torch.randn(5, 20)
+    readout, decoder = channels_of(bridge, 1, (0, 4, 9))
+    torch.testing.assert_close(readout(h), bridge.encode(1, h)[..., [0, 4, 9]])
+    assert (readout(h) == 0).any(), "AbsTopK silences some of them, or this tests nothing"
+    torch.testing.assert_close(decoder, bridge.decoders[1].weight[:, [0, 4, 9]].T)
+    coordinates, rows = coordinates_of(torch.tensor([3, 7]), 20)
+    torch.testing.assert_close(coordinates(h), h[:, [3, 7]])
+    torch.testing.assert_close(torch.ones(2) @ rows, torch.eye(20)[3] + torch.eye(20)[7])
+    along, unit = direction_of(torch.arange(20.0))
+    torch.testing.assert_close(along(h)[:, 0], h @ unit[0])
+    assert float(unit.norm()) == pytest.approx(1)
+
+
+@torch.no_grad()
+def test_an_edit_that_reads_through_abs_topk_comes_back_as_it_was(setting: Callable, tmp_path: Path) -> None:
     found_in = setting()
-    dense, direction = found_in.dense, found_in.direction
-    with torch.no_grad():
-        text = residual_sites(dense, dense.walk(torch.randint(0, 40, (4, 10))))
-    circuit = circuit_of(found_in)
-    edit = move_edit(circuit, direction, found_in.bridge, found_in.sparse, dense, 2, text, "claims")
-    (site,) = edit.sites
-    assert (site.dense_site, site.rule.name, edit.model_fingerprint) == (2, "move", dense.fingerprint)
-    torch.testing.assert_close(site.decoder, found_in.bridge.decoders[2].weight[:, [1, 7, 13, 19]].T)
-    for name in ("0.attn.act_in",):
-        circuit.keep[name][:] = False
-    with pytest.raises(UserError, match="nothing at sparse site 0"):
-        move_edit(circuit, direction, found_in.bridge, found_in.sparse, dense, 0, text, "claims")
+    readout, decoder = channels_of(found_in.bridge, 1, (0, 4, 9))
+    rule = Move(*(torch.randn(3) for _ in range(3)), torch.eye(3), torch.randn(3), 50.0)
+    edit = StandingEdit(
+        "t", "c", found_in.dense.fingerprint, (StandingSite(1, ("a", "b", "c"), readout, decoder, rule),)
+    )
+    save_standing(edit, tmp_path / "e")
+    h = torch.randn(40, 20)
+    (site,) = load_standing(tmp_path / "e").sites
+    torch.testing.assert_close(site.change(h, 1.0), edit.sites[0].change(h, 1.0))
+    torch.testing.assert_close(site.encode(h), readout(h))
 
 
 def test_node_edits_take_rules_of_single_nodes_and_refuse_neurons_and_missing_values(setting: Callable) -> None:
@@ -196,7 +218,7 @@ def test_node_edits_take_rules_of_single_nodes_and_refuse_neurons_and_missing_va
     assert site.dense_site == 2
     torch.testing.assert_close(
         site.rule.mean,
-        (text[2] @ found_in.bridge.encoders[2].weight[6] + found_in.bridge.encoders[2].bias[6]).mean()[None],
+        found_in.bridge.encode(2, text[2])[..., 6].mean()[None],
     )
     assert make("0.mlp.resid_delta:3", "clamp", value=2.0).sites[0].rule.value.tolist() == [2.0]
     assert "add 0.mlp.resid_delta:3" in make("0.mlp.resid_delta:3", "add", value=2.0).claim

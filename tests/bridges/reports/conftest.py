@@ -58,7 +58,7 @@ def explained(
     blocks = builtin_blocks(tokenizer, "held_out", 4, 24)
     values = ablation_values(sparse, blocks)
     circuit = Circuit("closing_quote", model_fingerprint(sparse), random_keep(sparse), values, "mean")
-    validation = validate_circuit(circuit, bridge, sparse, dense, splits, ReferenceText(dense, blocks), draws=3)
+    validation = validate_circuit(circuit, bridge, sparse, dense, splits, ReferenceText(dense, blocks), draws=99)
     explanation = Explanation(
         circuit,
         evaluate_circuit(sparse, circuit, splits.held_out, draws=2),
@@ -70,7 +70,7 @@ def explained(
     sparse.requires_grad_(False)  # the density of a model is that of what it trains, so not before its evaluation
     graph = circuit_graph(sparse, circuit, splits.held_out, tokenizer)
     report = {
-        "verdict": "failed",
+        "verdict": "fails",
         "seconds": 12.5,
         "versions": {"sparsebridge": "0.1.0", "torch": torch.__version__},
         "models": {

@@ -1,4 +1,4 @@
-"""Tiny models, reference text and a paired run of every read."""
+"""Tiny models with a bridge, reference text, and pairs of prompts that differ in one token in the middle."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,38 +7,53 @@ import pytest
 import torch
 
 from bridges.bridge import Bridge
-from bridges.edits.mapping import map_nodes
-from bridges.edits.paired import Direction, PairedRun
+from bridges.validation.contrast import Contrast
 from bridges.validation.isolation import ReferenceText
 from dense_adapters import DenseStack
 from sparse_model import SparseTransformer
-from sparse_model.transformer.nodes import Node
+from sparse_model.tasks.splits import Splits
+from sparse_model.tasks.task import TextPair
+from sparse_model.tasks.token_pairs import TokenPairs
+
+CHANGED = 2
 
 
 class Validated(NamedTuple):
-    """Two models, their bridge, text and a run."""
+    """Two models, their bridge, text and pairs."""
 
     sparse: SparseTransformer
     dense: DenseStack
     bridge: Bridge
     text: ReferenceText
-    run: PairedRun
+    splits: Splits
+
+    @property
+    def contrast(self) -> Contrast:
+        """The held-out pairs, both directions."""
+        return Contrast.of(self.splits.held_out)
+
+
+def token_pairs(n: int, seed: int, width: int = 7) -> TokenPairs:
+    """Random prompts; every third pair is a token shorter, padded on the right."""
+    generator = torch.Generator().manual_seed(seed)
+    a = torch.randint(0, 40, (n, width), generator=generator)
+    b = a.clone()
+    b[:, CHANGED] = (a[:, CHANGED] + 11) % 40
+    last = torch.full((n,), width - 1)
+    last[::3] -= 1
+    answer = torch.randint(0, 20, (n,), generator=generator)
+    mask = torch.arange(width)[None] <= last[:, None]
+    template = tuple(f"t{i % 3}" for i in range(n))
+    texts = tuple(TextPair("a", "x", "", "b", "y", "", name) for name in template)
+    return TokenPairs("tiny", a, b, last, answer, answer + 20, mask, template, texts, {})
 
 
 @pytest.fixture(scope="session")
 def validated(pair: Callable) -> Validated:
-    """All read channels of two sublayers are mapped."""
+    """Random models, so that nothing explains anything."""
     sparse, dense, bridge = pair()
     for module in (sparse, dense.model, bridge):
         module.requires_grad_(False)
-    generator = torch.Generator().manual_seed(5)
-    base = torch.randint(0, 40, (6, 7), generator=generator)
-    other = base.clone()
-    other[:, 2] = (base[:, 2] + 11) % 40
-    original = torch.randint(0, 20, (6,), generator=generator)
-    last = torch.tensor([6, 6, 5, 6, 4, 6])
-    direction = Direction(base, other, last, original, original + 20)
-    nodes = [Node(layer, "attn", "act_in", channel) for layer in (0, 1) for channel in range(24)]
-    run = PairedRun(direction, map_nodes(nodes, bridge, sparse, dense), bridge, sparse, dense)
-    blocks = torch.randint(0, 40, (6, 14), generator=generator).numpy()
-    return Validated(sparse, dense, bridge, ReferenceText(dense, blocks), run)
+    blocks = torch.randint(0, 40, (6, 14), generator=torch.Generator().manual_seed(5)).numpy()
+    splits = Splits(*(token_pairs(6, seed) for seed in (1, 2, 3)))
+    return Validated(sparse, dense, bridge, ReferenceText(dense, blocks), splits)

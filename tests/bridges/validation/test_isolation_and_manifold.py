@@ -4,10 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from bridges.edits.readout import Readout
 from bridges.edits.rules import Add, Move
 from bridges.edits.standing import StandingEdit, StandingSite
 from bridges.validation import isolation
-from bridges.validation.manifold import NaturalReads
+from bridges.validation.isolation import ReferenceText
+from bridges.validation.manifold import NaturalStreams
 from foundation.errors import UserError
 
 
@@ -15,7 +17,9 @@ def edit_of(validated, amount: float) -> StandingEdit:
     generator = torch.Generator().manual_seed(1)
     rows = [torch.randn(2, 20, generator=generator) for _ in range(2)]
     rule = Add(torch.full((2,), amount))
-    return StandingEdit("t", "c", "", (StandingSite(1, ("x", "y"), rows[0], torch.zeros(2), rows[1], rule),), 1.0)
+    return StandingEdit(
+        "t", "c", "", (StandingSite(1, ("x", "y"), Readout(rows[0], torch.zeros(2)), rows[1], rule),), 1.0
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -71,16 +75,25 @@ def test_text_on_which_no_position_is_unrelated_is_refused_and_not_counted_as_is
 def test_a_move_acts_only_on_the_tokens_it_recognises(validated) -> None:
     (site,) = edit_of(validated, 1.0).sites
     z = site.encode(validated.text.h[1])
-    rule = Move(z[0, 0], z[0, 0] + 2, z.mean((0, 1)) + 50, torch.eye(2), 1e-3)
-    edit = StandingEdit("t", "c", "", (StandingSite(1, site.nodes, site.encoder, site.bias, site.decoder, rule),))
+    rule = Move(z[0, 0], z[0, 0] + 2, z.mean((0, 1)) + 50, torch.eye(2), torch.full((2,), 2.0), 1e-3)
+    edit = StandingEdit("t", "c", "", (StandingSite(1, site.nodes, site.readout, site.decoder, rule),))
     same = (validated.text.tokens == validated.text.tokens[0, 0]).sum()
     found = validated.text.isolation(edit, [3])["acts_on"] * validated.text.tokens.numel()
     assert 1 <= round(found) <= int(same)
 
 
-def test_natural_reads_lie_at_one_and_far_ones_far_out() -> None:
+def test_natural_streams_lie_at_one_and_far_ones_far_out() -> None:
     mixing = torch.randn(6, 6)
-    natural = NaturalReads((torch.randn(50, 40, 6) @ mixing) + 3)
+    natural = NaturalStreams((torch.randn(50, 40, 6) @ mixing) + 3)
     assert natural.excess(torch.randn(2000, 6) @ mixing + 3) == pytest.approx(1, abs=0.1)
     assert natural.excess(torch.randn(200, 6) @ mixing + 30) > 5
     assert natural.excess(4 * torch.randn(2000, 6) @ mixing + 3) == pytest.approx(4, abs=0.4)
+
+
+def test_text_is_dealt_to_parts_that_share_nothing(validated) -> None:
+    parts = [validated.text.part(number, 3) for number in range(3)]
+    blocks = [tuple(block) for part in parts for block in part.tokens.tolist()]
+    assert sorted(blocks) == sorted(tuple(block) for block in validated.text.tokens.tolist())
+    for part in parts:
+        for h, again in zip(part.h, ReferenceText(validated.dense, part.tokens.numpy()).h, strict=True):
+            torch.testing.assert_close(h, again)

@@ -1,66 +1,93 @@
-"""Every gate fails by its own figure and by no other."""
+"""Every gate fails by itself where its own figure is at fault, and the word follows from the gates."""
 
-import copy
-from typing import Any
+from dataclasses import replace
 
 import pytest
 
-from bridges.validation.verdict import Thresholds, verdict
+from bridges.validation.in_sparse import InSparse
+from bridges.validation.specificity import Specificity, check_draws
+from bridges.validation.transfer import Fit, Transfer
+from bridges.validation.verdict import Findings, gates, reason_of, word_of
+from foundation.errors import UserError
+from foundation.statistics import Estimate
 
 
-def figures() -> tuple[dict[str, Any], dict[str, Any]]:
-    """Figures that pass every gate, both directions."""
-    paired = {
-        "recovered": {"value": 1.0},
-        "edited": {"p_target": {"value": 0.8}},
-        "full_patch": {"p_target": {"value": 0.85}},
-        "random": {"recovered": 0.0},
-        "p_value": 0.005,
-        "wrong_way": 0.0,
-    }
-    standing = {"flip_rate": {"value": 1.0}, "isolation": {"kl": {"value": 0.01}}}
-    return (
-        {name: copy.deepcopy(paired) for name in ("a_to_b", "b_to_a")},
-        {name: copy.deepcopy(standing) for name in ("a_to_b", "b_to_a")},
-    )
+def around(value: float, width: float = 0.02) -> Estimate:
+    return Estimate(value, value - width, value + width)
 
 
-def failed(paired: dict[str, Any], standing: dict[str, Any]) -> list[str]:
-    return [gate.name for gate in verdict(paired, standing) if not gate.passed]
+IN_SPARSE = InSparse(9, around(1.0, 0), around(0.1), around(0.2), around(1.1), around(0.01), around(1.09))
+NULL = Fit(around(0.0), around(0.05), around(0.1))
+TRANSFER = Transfer(Fit(around(0.95), around(0.9), around(0.95)), {"permuted": [NULL], "untrained": [NULL]}, [])
+SPECIFIC = Specificity(1, around(0.7), around(0.05), around(0.65), 0.0099, 100, ())
+GOOD = Findings(around(1.0, 0), around(0.98), around(0.95), IN_SPARSE, TRANSFER, SPECIFIC, around(0.7), around(0.69))
 
 
-def test_good_figures_pass_all_five_gates() -> None:
-    gates = verdict(*figures())
-    assert [gate.name for gate in gates] == ["controllable", "better than controls", "robust", "acts alone", "isolated"]
-    assert all(gate.passed for gate in gates)
-    assert all(gate.to_json()["required"] for gate in gates)
+def fit(**changes: Estimate) -> Transfer:
+    return replace(TRANSFER, fit=replace(TRANSFER.fit, **changes))
 
 
-@pytest.mark.parametrize(
-    ("place", "value", "gate"),
-    [
-        (("recovered", "value"), Thresholds().recovered_low - 0.01, "controllable"),
-        (("recovered", "value"), Thresholds().recovered_high + 0.01, "controllable"),
-        (("edited", "p_target", "value"), 0.79 * 0.85, "controllable"),
-        (("random", "recovered"), 0.11, "better than controls"),
-        (("random", "recovered"), -0.11, "better than controls"),
-        (("p_value",), 0.01, "better than controls"),
-        (("wrong_way",), 0.11, "robust"),
-        (("flip_rate", "value"), 0.89, "acts alone"),
-        (("isolation", "kl", "value"), 0.021, "isolated"),
+FAULTS = {
+    "does the task": [
+        replace(GOOD, accuracy_dense=Estimate(0.9, 0.84, 0.95)),
+        replace(GOOD, accuracy_sparse=Estimate(0.9, 0.84, 0.95)),
     ],
-)
-@pytest.mark.parametrize("direction", ["a_to_b", "b_to_a"])
-def test_one_figure_over_its_threshold_in_one_direction_fails_its_gate_alone(
-    place: tuple[str, ...], value: float, gate: str, direction: str
-) -> None:
-    paired, standing = figures()
-    found = (standing if place[0] in ("flip_rate", "isolation") else paired)[direction]
-    for key in place[:-1]:
-        found = found[key]
-    found[place[-1]] = value
-    assert failed(paired, standing) == [gate]
+    "carried": [replace(GOOD, carried=Estimate(0.8, 0.59, 0.9)), replace(GOOD, carried=None)],
+    "sufficient": [replace(GOOD, in_sparse=replace(IN_SPARSE, loss=Estimate(0.3, 0.2, 0.35)))],
+    "necessary": [
+        replace(GOOD, in_sparse=replace(IN_SPARSE, necessity=Estimate(0.4, 0.34, 0.5))),
+        replace(GOOD, in_sparse=replace(IN_SPARSE, necessity=None)),
+    ],
+    "predicted": [
+        replace(GOOD, transfer=fit(slope=Estimate(0.6, 0.49, 0.7))),
+        replace(GOOD, transfer=fit(slope=Estimate(1.9, 1.8, 2.01))),
+        replace(GOOD, transfer=fit(r2=Estimate(0.6, 0.49, 0.7))),
+        replace(GOOD, transfer=replace(fit(r2=around(0.6)), nulls={"untrained": [replace(NULL, r2=around(0.59))] * 3})),
+    ],
+    "specific": [
+        replace(GOOD, specificity=replace(SPECIFIC, difference=Estimate(0.2, 0.09, 0.3))),
+        replace(GOOD, specificity=replace(SPECIFIC, p_value=0.02)),
+        replace(GOOD, specificity=None),
+    ],
+    "moves": [
+        replace(GOOD, circuit=Estimate(0.2, 0.09, 0.3)),
+        replace(GOOD, beyond_isotropic=Estimate(0.1, -0.01, 0.3)),
+    ],
+}
 
 
-def test_without_standing_edits_their_gates_are_not_claimed() -> None:
-    assert [gate.name for gate in verdict(figures()[0], {})] == ["controllable", "better than controls", "robust"]
+def test_where_every_gate_holds_the_circuit_explains() -> None:
+    found = gates(GOOD)
+    assert [gate.name for gate in found if not gate.passed] == []
+    assert word_of(found) == "explains"
+    assert [gate.name for gate in found] == list(FAULTS)
+
+
+@pytest.mark.parametrize(("name", "number"), [(name, n) for name, faults in FAULTS.items() for n in range(len(faults))])
+def test_exactly_the_gate_at_fault_fails_and_says_what_to_do(name: str, number: int) -> None:
+    found = gates(FAULTS[name][number])
+    assert [gate.name for gate in found if not gate.passed] == [name]
+    (gate,) = (gate for gate in found if gate.name == name)
+    assert gate.measured
+    assert gate.required
+    assert gate.meaning in reason_of(found) or name == "moves"
+    assert gate.remedy
+    assert word_of(found) == ("explains" if name == "moves" else "steers")
+
+
+def test_gates_look_at_the_worse_end_of_the_interval_not_at_the_figure() -> None:
+    wide = replace(GOOD, carried=Estimate(0.95, 0.3, 1.2))
+    assert word_of(gates(wide)) == "steers"
+    assert word_of(gates(replace(GOOD, carried=around(0.63)))) == "explains"
+
+
+def test_what_neither_explains_nor_moves_fails() -> None:
+    weak = replace(GOOD, circuit=around(0.05), specificity=replace(SPECIFIC, difference=around(0.0)))
+    assert word_of(gates(weak)) == "fails"
+    assert reason_of(gates(weak)).startswith("not specific, moves: ")
+
+
+def test_fewer_draws_than_p_needs_are_refused_and_so_many_that_it_could_pass_are_not() -> None:
+    with pytest.raises(UserError, match="--draws 98: p must fall below 0.01.*pass 99 or more"):
+        check_draws(98)
+    check_draws(99)

@@ -88,6 +88,6 @@ def test_what_neither_explains_nor_moves_fails() -> None:
 
 
 def test_fewer_draws_than_p_needs_are_refused_and_so_many_that_it_could_pass_are_not() -> None:
-    with pytest.raises(UserError, match="--draws 98: p must fall below 0.01.*pass 99 or more"):
+    with pytest.raises(UserError, match=r"--draws 98: p must fall below 0.01.*pass 99 or more"):
         check_draws(98)
     check_draws(99)

@@ -57,8 +57,8 @@ def in_sparse(
     return InSparse(
         nodes=len(circuit.nodes),
         accuracy=subject.whole.accuracy_estimate(),
-        loss=subject.by_itself.loss_estimate(circuit.calibration),
-        uncalibrated=subject.by_itself.loss_estimate(),
+        loss=subject.by_itself.loss_estimate(),
+        uncalibrated=subject.uncalibrated.loss_estimate(),
         removed=removed.loss_estimate(),
         removed_others=None if mean_others is None else clustered_estimate(mean_others, pairs.template),
         necessity=None if mean_others is None else clustered_estimate(removed.losses() - mean_others, pairs.template),

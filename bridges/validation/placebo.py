@@ -11,10 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Bool
-from scipy import optimize, stats
+from scipy import stats
 from torch import Tensor
 
 from bridges.bridge import Bridge
@@ -25,7 +24,8 @@ from bridges.validation.node_sets import Translation
 from bridges.validation.planted import PLANTS, PlantedStack
 from bridges.validation.transfer import permuted, untrained
 from bridges.validation.validate import Carry, Evidence, Validator
-from sparse_model.circuits.circuit import Calibration, Circuit, random_circuit
+from sparse_model.circuits.calibration import fitted
+from sparse_model.circuits.circuit import Circuit, random_circuit
 from sparse_model.circuits.evidence.outcome import Subject
 from sparse_model.tasks.splits import Splits
 from sparse_model.transformer.model import SparseTransformer
@@ -35,6 +35,7 @@ PLACEBOS = ("complement", "every_node", "random", "other_task", "untrained_bridg
 RIVALS = ("most_moved",)
 PLANTED = tuple(f"planted_{name}" for name in PLANTS)
 KINDS = ("circuit", *PLACEBOS, *RIVALS, *PLANTED)
+CALIBRATION_PAIRS = 64
 Keep = Mapping[str, Bool[Tensor, " W"]]
 
 
@@ -173,20 +174,10 @@ def most_moved(sparse: SparseTransformer, circuit: Circuit, contrast: Contrast) 
     return keep
 
 
-@torch.no_grad()
 def calibrated(sparse: SparseTransformer, circuit: Circuit, splits: Splits) -> Circuit:
-    """The circuit with the scale (not negative) and shift that suit training pairs best."""
-    outcome = Subject(sparse, circuit, splits.train.select(slice(0, 64))).by_itself
-    difference = outcome.difference.numpy()
-    sign = np.ones_like(difference)
-    sign[len(sign) // 2 :] = -1
-
-    def loss(parameters: np.ndarray) -> float:
-        scale, shift = parameters
-        return float(np.logaddexp(0, -(scale * difference + sign * shift)).mean())
-
-    best = optimize.minimize(loss, np.array([1.0, 0.0]), bounds=[(0, 100), (-100, 100)], method="L-BFGS-B")
-    return replace(circuit, calibration=Calibration(float(best.x[0]), float(best.x[1])))
+    """The circuit with the scale (not negative) and shift that suit training pairs best, as pruned ones have theirs."""
+    subject = Subject(sparse, circuit, splits.train.select(slice(0, CALIBRATION_PAIRS)))
+    return replace(circuit, calibration=fitted(subject.uncalibrated.difference))
 
 
 def _figures(found: Evidence) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from sparse_model.circuits.masked_sublayers import EdgeMask
 from sparse_model.circuits.selection import kept_of_varying
 
 
@@ -20,7 +21,8 @@ class FoldedLinear:
         values: what each input is frozen at where it is not kept.
         k: channels AbsTopK keeps; None where it is off.
         activation: applied before AbsTopK.
-        needed: outputs to compute; a subset of the kept ones where nothing reads the others.
+        needed: outputs to compute.
+        edge: which weights between kept channels are removed.
     """
 
     def __init__(
@@ -32,11 +34,17 @@ class FoldedLinear:
         needed: Bool[Tensor, " W_out"],
         k: int | None,
         activation: Callable[[Tensor], Tensor] | None = None,
+        edge: EdgeMask | None = None,
     ) -> None:
         self.k, self.activation = k, activation
         self.channels = needed.nonzero().flatten()
         live = weight[:, kept_in]
         constant = weight @ torch.where(kept_in, 0.0, values)
+        if edge is not None:  # a removed edge carries its source's value
+            place = torch.searchsorted(kept_in.nonzero().flatten(), edge.read)
+            lost = weight[edge.to[:, None], edge.read] * (1 - edge.mask)
+            live[edge.to[:, None], place] -= lost
+            constant = constant.index_add(0, edge.to, lost @ values[edge.read])
         if bias is not None:
             constant = constant + bias
         varies = needed | (live != 0).any(1) if k is not None else needed

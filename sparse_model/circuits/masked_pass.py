@@ -1,44 +1,27 @@
-"""The masked model on a task's prompts, for several masks at once, doing only the work a loss depends on.
+"""The masked model on a task's prompts, doing only the work a loss depends on: the one engine of pruning and evidence.
 
 Exactly the model with every node outside a mask frozen (`ablation.Ablate` and `final_logits` are the definition it is
 tested against), for k masks, each with its own prompts:
 
 - one row per distinct prefix, and per distinct (token, position) up to the first attention (`prompts.Prompts`);
 - after the last attention only each prompt's last token;
-- a linear map reads kept channels alone, removed ones are a constant; backward it starts from kept channels alone,
-  since nothing depends on what a frozen one would have been. So cost falls with the number of nodes kept.
-
-AbsTopK still sees every channel: which of them survive depends on removed ones too.
+- with gradients every map starts from kept channels alone, forward and backward (`masked_sublayers`); without, a small
+  circuit's maps compute kept channels alone (`kept_sublayers`). So cost falls with the number of nodes kept.
 """
 
-import math
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
+from sparse_model.circuits.kept_sublayers import KeptPass, NodeTap
+from sparse_model.circuits.masked_sublayers import EdgeMask, EdgeMasks, MaskedPass, Masks
 from sparse_model.circuits.prompts import PromptRows, Prompts
-from sparse_model.transformer.layers import Attention, keep_topk
-from sparse_model.transformer.model import SparseTransformer
 
-Masks = Mapping[str, Float[Tensor, "k W"]]
-
-
-class EdgeMask(NamedTuple):
-    """One mask of the edges between a circuit's nodes at a target location and its source."""
-
-    to: Int[Tensor, " to"]
-    """channels of the target"""
-    read: Int[Tensor, " read"]
-    """channels of the source"""
-    mask: Float[Tensor, "to read"]
-    """0 where removed, else 1"""
-
-
-EdgeMasks = Mapping[str, Sequence[EdgeMask]]
+__all__ = ["EdgeMask", "EdgeMasks", "Masks", "NodeTap", "answer_differences"]
+PAYS_BELOW = 0.1
+"""Share of all nodes kept up to which computing kept channels alone is faster."""
 
 
 def answer_differences(
@@ -47,6 +30,8 @@ def answer_differences(
     keep: Masks,
     values: Mapping[str, Tensor],
     edges: EdgeMasks | None = None,
+    tap: NodeTap | None = None,
+    scales: Float[Tensor, "sites tokens"] | None = None,
 ) -> Float[Tensor, "k M"]:
     """Logit of the right answer minus that of the wrong one, per mask and prompt.
 
@@ -54,172 +39,21 @@ def answer_differences(
         keep: per node location k masks of exactly 0 and 1; gradients towards them are those of value + (x − value) · mask.
         values: what removed nodes are frozen at [W].
         edges: per target location k edge masks (see `circuits.edges`), with gradients likewise.
+        tap: called at every location with the kept channels of one mask, without gradients; what it returns goes on.
+        scales: 1/RMS before each sublayer and the final norm at each of all M·T tokens, instead of the stream's own; of
+            one mask, without gradients.
     """
-    return _Pass(prompts, rows, keep, values, edges or {}).run()
+    if torch.is_grad_enabled() and any(mask.requires_grad for mask in keep.values()):
+        return MaskedPass(prompts, rows, keep, values, edges or {}).run()
+    with torch.no_grad():
+        if tap is not None or scales is not None or _is_small(keep):
+            return KeptPass(prompts, rows, keep, values, edges or {}, tap, scales).run()
+        return MaskedPass(prompts, rows, keep, values, edges or {}).run()
 
 
-class _Pass:
-    """One masked pass; the stream h is held at the prefix rows, or at the last tokens after the last attention."""
-
-    def __init__(
-        self,
-        prompts: Prompts,
-        rows: PromptRows,
-        keep: Masks,
-        values: Mapping[str, Tensor],
-        edges: EdgeMasks,
-    ) -> None:
-        self.prompts, self.rows, self.keep, self.values, self.edges = prompts, rows, keep, values, edges
-        self.model: SparseTransformer = prompts.model
-        self.kept = {name: [mask.nonzero().flatten() for mask in masks.detach()] for name, masks in keep.items()}
-
-    def run(self) -> Tensor:
-        config, rows, stems = self.model.config, self.rows, self.rows.prefix_stems
-        h = self.prompts.embedding[stems]
-        for layer in range(config.n_layer):
-            final = layer == config.n_layer - 1
-            delta = self.attention(layer, h, stems, final)
-            if final:
-                h, stems = _pick(h, rows.leaf), stems.flatten()[rows.leaf]
-            h = self.settle("resid_post_attn", h + delta)
-            h = self.settle("resid_post_mlp", h + self.mlp(layer, h, stems))
-        return (self.model.norm(2 * config.n_layer)(h) * rows.direction).sum(-1) + rows.offset
-
-    def attention(self, layer: int, h: Tensor, stems: Tensor, final: bool) -> Tensor:
-        """What attention adds, at every prefix row or, where it is the last one, at each prompt's last token."""
-        config, rows, name = self.model.config, self.rows, f"{layer}.attn"
-        attn = self.model.blocks[layer].attn
-        if layer == 0:
-            read, at, leaf = self.prompts.first_read[rows.stems], rows.at_stem, rows.leaf_stem
-        else:
-            normed = self.with_position(layer, "ln_p1", self.model.norm(2 * layer)(h), stems)
-            read, at, leaf = keep_topk(config, "attn_in", normed), rows.at, rows.leaf
-        x = self.gate(f"{name}.act_in", read)
-        width, biases = config.d_attn, attn.c_attn.bias
-        parts: dict[str, Tensor] = {}
-        for number, part in enumerate("qkv"):
-            piece = slice(number * width, (number + 1) * width)
-            source = _pick(x, leaf) if part == "q" and final else x
-            bias = None if biases is None else biases[piece]
-            z = self.linear(f"{name}.act_in", f"{name}.{part}", source, attn.c_attn.weight[piece], bias)
-            parts[part] = self.freeze(f"{name}.{part}", keep_topk(config, f"attn_{part}", z))
-        y = self.mix(attn, parts, at, final)
-        z = self.linear(f"{name}.v", f"{name}.resid_delta", y, attn.c_proj.weight, attn.c_proj.bias)
-        return self.freeze(f"{name}.resid_delta", keep_topk(config, "attn_out", z))
-
-    def mix(self, attn: Attention, parts: Mapping[str, Tensor], at: Tensor, final: bool) -> Tensor:
-        """Heads' outputs at the rows that go on."""
-        config, rows, (k, M, _) = self.model.config, self.rows, at.shape
-        shape = (k * M, -1, config.n_head, config.d_head)
-        q = parts["q"] if final else _pick(parts["q"], at)
-        q, keys, v = (x.reshape(shape).transpose(1, 2) for x in (q, _pick(parts["k"], at), _pick(parts["v"], at)))
-        allowed = rows.allowed_last if final else rows.allowed
-        if attn.sink_logit is not None:
-            bias = torch.zeros_like(allowed, dtype=q.dtype).masked_fill(~allowed, float("-inf"))
-            sink = attn.sink_logit.to(q.dtype).view(1, -1, 1, 1).expand(k * M, -1, bias.shape[2], 1)
-            allowed = torch.cat([sink, bias.expand(-1, config.n_head, -1, -1)], dim=-1)
-            keys, v = F.pad(keys, (0, 0, 1, 0)), F.pad(v, (0, 0, 1, 0))
-        y = F.scaled_dot_product_attention(q, keys, v, attn_mask=allowed, scale=1 / math.sqrt(config.d_head))
-        y = y.transpose(1, 2).reshape(k, -1, config.d_attn)
-        return y if final else _pick(y, rows.sample)
-
-    def mlp(self, layer: int, h: Tensor, stems: Tensor) -> Tensor:
-        """What the MLP adds at the rows of h."""
-        config, name, mlp = self.model.config, f"{layer}.mlp", self.model.blocks[layer].mlp
-        read = self.with_position(layer, "ln_p2", self.model.norm(2 * layer + 1)(h), stems)
-        x = self.gate(f"{name}.act_in", keep_topk(config, "mlp_in", read))
-        z = self.linear(f"{name}.act_in", f"{name}.post_act", x, mlp.c_fc.weight, mlp.c_fc.bias)
-        z = F.gelu(z) if config.activation == "gelu" else F.relu(z)
-        hidden = self.gate(f"{name}.post_act", keep_topk(config, "mlp_neuron", z))
-        out = self.linear(f"{name}.post_act", f"{name}.resid_delta", hidden, mlp.c_proj.weight, mlp.c_proj.bias)
-        return self.freeze(f"{name}.resid_delta", keep_topk(config, "mlp_out", out))
-
-    def with_position(self, layer: int, norm: str, x: Tensor, stems: Tensor) -> Tensor:
-        if self.prompts.position is None:
-            return x
-        block = self.model.blocks[layer]
-        position = (block.ln_p1 if norm == "ln_p1" else block.ln_p2)(self.prompts.position)
-        return torch.cat([x, position[stems]], dim=-1)
-
-    def settle(self, location: str, h: Tensor) -> Tensor:
-        if self.model.config.residual_activation == "relu":
-            h = F.relu(h)
-        return keep_topk(self.model.config, location, h)
-
-    def gate(self, name: str, x: Tensor) -> Tensor:
-        """x itself, for a linear map that reads kept channels alone; backward as `freeze`."""
-        found: Tensor = _Freeze.apply(x, self.keep[name], self.values[name], True)
-        return found
-
-    def freeze(self, name: str, x: Tensor) -> Tensor:
-        """x where kept, its ablation value where not."""
-        found: Tensor = _Freeze.apply(x, self.keep[name], self.values[name], False)
-        return found
-
-    def linear(self, source: str, target: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Channels at `target` from kept channels at `source`; removed channels and edges carry their values."""
-        value, reads = self.values[source], self.kept[source]
-        if source.endswith(".v") and self.prompts.model.blocks[int(source.split(".")[0])].attn.sink_logit is not None:
-            # the sink takes a share of every value, so a head's output is no constant where its value is frozen
-            every = torch.arange(len(value), device=x.device)
-            constant, reads = torch.zeros(len(x), len(weight), device=x.device, dtype=x.dtype), [every] * len(x)
-        else:
-            constant = F.linear(value * (1 - self.keep[source].detach()), weight.detach())
-        if bias is not None:
-            constant = constant + bias.detach()
-        z: Tensor = _KeptLinear.apply(x, weight.detach(), constant, reads, self.kept[target])
-        if target not in self.edges:
-            return z
-        corrected = []
-        for s, (to, read, mask) in enumerate(self.edges[target]):
-            lost = weight.detach()[to][:, read] * (mask - 1)
-            corrected.append(z[s].index_add(1, to, F.linear(x[s][:, read] - value[read], lost)))
-        return torch.stack(corrected)
-
-
-class _Freeze(torch.autograd.Function):
-    """value + (x − value) · mask; with `lazily` the forward pass leaves x to a reader that skips what is removed."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, mask: Tensor, value: Tensor, lazily: bool) -> Tensor:
-        ctx.save_for_backward(x, mask, value)
-        return x.view_as(x) if lazily else torch.where(mask[:, None] > 0, x, value)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        x, mask, value = ctx.saved_tensors
-        to_mask = None
-        if ctx.needs_input_grad[1]:
-            to_mask = torch.linalg.vecdot(gradient, x, dim=1) - value * gradient.sum(1)
-        return (gradient * mask[:, None] if ctx.needs_input_grad[0] else None), to_mask, None, None
-
-
-class _KeptLinear(torch.autograd.Function):
-    """constant + x[read] · weight[:, read]ᵀ per mask; backward from the rows `to` alone, towards every channel of x."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, constant: Tensor, reads: Sequence[Tensor], to: Sequence[Tensor]
-    ) -> Tensor:
-        ctx.weight, ctx.to = weight, to
-        z = x.new_empty(*x.shape[:2], len(weight))
-        columns = weight.T
-        for s, read in enumerate(reads):
-            if 4 * len(read) > 3 * x.shape[-1]:
-                full = torch.zeros_like(x[s]).index_copy_(1, read, x[s][:, read])
-                torch.addmm(constant[s], full, columns, out=z[s])
-            else:
-                torch.addmm(constant[s], x[s].index_select(1, read), columns.index_select(0, read), out=z[s])
-        return z
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
-        found = gradient.new_empty(*gradient.shape[:2], ctx.weight.shape[1])
-        for s, to in enumerate(ctx.to):
-            torch.mm(gradient[s].index_select(1, to), ctx.weight.index_select(0, to), out=found[s])
-        return found, None, None, None, None
-
-
-def _pick(x: Tensor, rows: Tensor) -> Tensor:
-    """Rows of all k·R, in the shape of their numbers."""
-    return x.flatten(0, 1).index_select(0, rows.flatten()).view(len(rows), -1, x.shape[-1])
+def _is_small(keep: Masks) -> bool:
+    """One mask of few nodes."""
+    if any(len(mask) != 1 for mask in keep.values()):
+        return False
+    kept = sum(int(mask.sum()) for mask in keep.values())
+    return kept <= PAYS_BELOW * sum(mask.numel() for mask in keep.values())

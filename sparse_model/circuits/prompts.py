@@ -31,7 +31,9 @@ class PromptRows:
     at_stem: Int[Tensor, "k M T"]
     at: Int[Tensor, "k M T"]
     sample: Int[Tensor, "k R"]
-    """one token of some prompt whose prefix the row is"""
+    """one token, of all M·T of its mask's prompts, whose prefix the row is"""
+    stem_sample: Int[Tensor, "k R0"]
+    """one token whose stem the row is"""
     leaf: Int[Tensor, "k M"]
     """prefix row of each prompt's last token"""
     leaf_stem: Int[Tensor, "k M"]
@@ -63,16 +65,20 @@ class Prompts:
         position = walk.position
         h = walk.embedding()
         real = torch.arange(width, device=device) <= batch.last[:, None]
-        self.prefix = _prefixes(tokens, real, model.config.vocab_size)
+        self.tokens, self.templates = tokens, pairs.template
+        self.ends: Int[Tensor, " M"] = torch.arange(len(tokens), device=device) * width + batch.last
+        """each prompt's last token among all M·T"""
+        numbers = _prefixes(tokens, real, model.config.vocab_size)
+        self.prefix = torch.where(real, numbers, numbers[:, :1])  # padding, which nothing reads, is no row of its own
         # a stem is a token and its position: states before the first sublayer that are equal
         place = torch.arange(width, device=device).expand_as(tokens)
         if position is not None and len(position) > 1:  # restarts inside a prompt: the prefix decides the position
             stems = self.prefix
         else:
             stems = torch.unique((tokens * width + place).masked_fill(~real, -1), return_inverse=True)[1]
-        self.stem = stems
+        self.stem = stems = torch.where(real, stems, stems[:, :1])
         sample = torch.zeros(int(stems.max()) + 1, dtype=torch.long, device=device)
-        sample[stems.flatten()] = torch.arange(stems.numel(), device=device)
+        sample[stems[real]] = real.flatten().nonzero().flatten()
         self.embedding: Float[Tensor, "U S"] = h.flatten(0, 1)[sample]
         self.position: Float[Tensor, "U P"] | None = None
         if position is not None and model.config.position == "concatenated":
@@ -105,9 +111,12 @@ class Prompts:
         T = int(last.max()) + 1
         prefix, at = _by_mask(self.prefix[chosen][:, :, :T])
         stems, at_stem = _by_mask(self.stem[chosen][:, :, :T])
-        tokens = torch.arange(at.numel(), device=at.device)
+        real = torch.arange(T, device=at.device) <= last[:, :, None]
+        tokens = real.flatten().nonzero().flatten()
         sample = torch.zeros(prefix.shape, dtype=torch.long, device=at.device)
-        sample.view(-1)[at.flatten()] = tokens
+        sample.view(-1)[at[real]] = tokens
+        stem_sample = torch.zeros(stems.shape, dtype=torch.long, device=at.device)
+        stem_sample.view(-1)[at_stem[real]] = tokens
         prefix_stems = self.stem[chosen][:, :, :T].flatten()[sample]
         allowed = self.allowed[:, :, :T, :T]
         if len(allowed) > 1:
@@ -119,6 +128,7 @@ class Prompts:
             at_stem=at_stem,
             at=at,
             sample=sample,
+            stem_sample=stem_sample,
             leaf=at.gather(2, last[:, :, None])[:, :, 0],
             leaf_stem=at_stem.gather(2, last[:, :, None])[:, :, 0],
             allowed=allowed.expand(k * M, -1, -1, -1),

@@ -1,7 +1,7 @@
 """AbsTopK decided for a few channels of many: which of them are among the k largest in magnitude, ties to the lower.
 
-A circuit's program knows most channels as constants. `kept_of_varying` compares channels that vary with each other and
-with constants sorted once; `prefers_fewer` settles single channels from whole rows.
+A small circuit's pass knows most channels as constants. `kept_of_varying` compares channels that vary with each other and
+with constants sorted once.
 """
 
 import numpy as np
@@ -58,13 +58,6 @@ def _ranks(varying: Tensor, channels: Tensor, chosen: Tensor, static: Tensor, st
         before_static = (static > x) | ((static == x) & (static_channels < channel))
         found.append(before.sum(1) + before_static.sum(1))
     return torch.stack(found, 1)
-
-
-def prefers_fewer(magnitude: Float[Tensor, "E W"], channel: Int[Tensor, " E"], k: int) -> Bool[Tensor, " E"]:
-    """Whether AbsTopK prefers fewer than k channels of each row to that row's `channel`: larger, or as large and lower."""
-    own = magnitude.gather(1, channel[:, None])
-    lower = torch.arange(magnitude.shape[1], device=magnitude.device) < channel[:, None]
-    return _count((magnitude > own) | ((magnitude == own) & lower)) < k
 
 
 def _count(marked: Bool[Tensor, "E W"]) -> Int[Tensor, " E"]:

@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from foundation.statistics import Estimate
-from sparse_model.circuits.alone import Alone
 from sparse_model.circuits.evidence.finding import Finding
-from sparse_model.circuits.evidence.outcome import Subject
+from sparse_model.circuits.evidence.outcome import Subject, outcome_of
+from sparse_model.circuits.prompts import Prompts
 from sparse_model.tasks.token_pairs import TokenPairs
 
 
@@ -47,7 +47,8 @@ def binarised(subject: Subject, train: TokenPairs) -> Binarised:
         steps[location] = (*best_steps(x), x.mean(0))
         return x
 
-    Alone(circuit.within(subject.model), train, circuit.values).logits(circuit.keep, tap=fit)
+    prompts = Prompts(circuit.within(subject.model), train)
+    outcome_of(prompts, prompts.rows(), circuit.keep, circuit.values, fit)
 
     def step(location: str, channels: Tensor, rows: Tensor, x: Tensor) -> Tensor:
         threshold, low, high, _ = steps[location]

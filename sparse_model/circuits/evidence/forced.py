@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparse_model.circuits.alone import Alone
 from sparse_model.circuits.attribution import attribution_scores, break_ties
 from sparse_model.circuits.calibration import fitted
 from sparse_model.circuits.config import PruneConfig
@@ -105,7 +104,8 @@ def ranked_losses(
 
     Nodes of equal score come together, so sizes between are not seen. Each loss is calibrated as pruning calibrates.
     """
-    alone = Alone(model, pairs.select(slice(0, DECIDING)), values)
+    prompts = Prompts(model, pairs.select(slice(0, DECIDING)))
+    rows = prompts.rows()
     ranked = torch.cat(list(scores.values())).sort(descending=True).values
     curve: dict[int, float] = {}
 
@@ -118,7 +118,7 @@ def ranked_losses(
         if nodes not in curve:
             threshold = ranked[k - 1] if k else float("inf")
             keep = {name: score >= threshold for name, score in scores.items()}
-            outcome = outcome_of(alone, alone.logits(keep))
+            outcome = outcome_of(prompts, rows, keep, values)
             curve[nodes] = (outcome.calibrated(fitted(outcome.difference)) if calibrate else outcome).loss
         return curve[nodes]
 

@@ -43,7 +43,7 @@ def frozen_norm(subject: Subject) -> FrozenNorm | None:
         return None
     scales = norm_scales(subject)
     seen = norm_scales(subject, alone=True)
-    end = subject.alone.prefixes.end
+    end = subject.prompts.ends
     return FrozenNorm(
         frozen_norm_loss=subject.running(scales=scales).loss_estimate(),
         task_loss=subject.by_itself.loss_estimate(),
@@ -52,16 +52,16 @@ def frozen_norm(subject: Subject) -> FrozenNorm | None:
 
 
 @torch.no_grad()
-def norm_scales(subject: Subject, alone: bool = False) -> Float[Tensor, "sites P"]:
-    """1/RMS before every sublayer and the final norm, at every distinct prefix: of the whole model, or the circuit alone."""
+def norm_scales(subject: Subject, alone: bool = False) -> Float[Tensor, "sites tokens"]:
+    """1/RMS before every sublayer and the final norm, at every token of all prompts: of the whole model, or the circuit alone."""
     model = subject.circuit.within(subject.model) if alone else subject.model
     tap: Tap = subject.circuit.only() if alone else no_tap
-    walk = model.walk(subject.alone.batch.tokens)
+    walk = model.walk(subject.prompts.tokens)
     h, found = walk.embedding(), []
     for i in range(len(model.sublayers) + 1):
         norm = model.norm(i)
         eps = torch.finfo(h.dtype).eps if norm.eps is None else norm.eps
-        found.append((h.square().mean(-1) + eps).rsqrt().flatten()[subject.alone.prefixes.first])
+        found.append((h.square().mean(-1) + eps).rsqrt().flatten())
         if i < len(model.sublayers):
             h = walk.sublayer(i, h, tap=tap)
     return torch.stack(found)

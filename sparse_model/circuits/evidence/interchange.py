@@ -74,12 +74,11 @@ def interchange(subject: Subject, draws: int = 8) -> Interchange:
 
 
 @torch.no_grad()
-def whole_activations(subject: Subject) -> dict[str, Float[Tensor, "P C"]]:
-    """The whole model's activations of the kept nodes at every distinct prefix."""
+def whole_activations(subject: Subject) -> dict[str, Float[Tensor, "tokens C"]]:
+    """The whole model's activations of the kept nodes at every token of all prompts."""
     recorder = Recorder(subject.circuit.keep)
-    subject.model(subject.alone.batch.tokens, tap=recorder)
-    first = subject.alone.prefixes.first
+    subject.model(subject.prompts.tokens, tap=recorder)
     return {
-        name: recorder.activations[name].flatten(0, 1)[first][:, mask.nonzero().flatten()]
+        name: recorder.activations[name].flatten(0, 1)[:, mask.nonzero().flatten()]
         for name, mask in subject.circuit.keep.items()
     }

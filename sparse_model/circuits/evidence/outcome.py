@@ -10,14 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from foundation.statistics import Estimate, clustered_estimate
-from sparse_model.circuits.ablation import final_logits
-from sparse_model.circuits.alone import Alone
 from sparse_model.circuits.calibration import Calibration
 from sparse_model.circuits.circuit import Circuit
-from sparse_model.circuits.compile import NodeTap
-from sparse_model.circuits.masked_pass import answer_differences
-from sparse_model.circuits.prompts import Prompts
-from sparse_model.tasks.loss import logit_difference
+from sparse_model.circuits.masked_pass import NodeTap, answer_differences
+from sparse_model.circuits.prompts import PromptRows, Prompts
 from sparse_model.tasks.token_pairs import TokenPairs
 from sparse_model.transformer.model import SparseTransformer
 
@@ -86,14 +82,15 @@ class Subject:
 
     def __init__(self, model: SparseTransformer, circuit: Circuit, pairs: TokenPairs, seed: int = 0) -> None:
         self.model, self.circuit, self.pairs, self.seed = model, circuit, pairs, seed
-        self.alone = Alone(circuit.within(model), pairs, circuit.values)
-        self._every = Alone(model, pairs, circuit.values)
-        self._prompts = Prompts(model, pairs)
+        self.prompts = Prompts(model, pairs)
+        self.rows = self.prompts.rows()
+        within = circuit.within(model)
+        self._within = self.prompts if within is model else Prompts(within, pairs)
 
     @cached_property
     def whole(self) -> Outcome:
         """The whole model."""
-        return outcome_of(self.alone, final_logits(self.model, self.alone.batch.tokens, self.alone.batch.last).detach())
+        return self.only({name: torch.ones_like(mask) for name, mask in self.circuit.keep.items()})
 
     @cached_property
     def by_itself(self) -> Outcome:
@@ -103,29 +100,41 @@ class Subject:
     @cached_property
     def uncalibrated(self) -> Outcome:
         """The same without its calibration."""
-        return outcome_of(self.alone, self.alone.logits(self.circuit.keep))
+        return self.outcome(self._within, self.circuit.keep)
 
     def running(self, tap: NodeTap | None = None, scales: Tensor | None = None) -> Outcome:
         """The circuit, all else frozen, under a tap or given norm scales."""
-        logits = self.alone.logits(self.circuit.keep, tap, scales)
-        return outcome_of(self.alone, logits).calibrated(self.circuit.calibration)
+        alone = self.outcome(self._within, self.circuit.keep, tap, scales)
+        return alone.calibrated(self.circuit.calibration)
 
     def only(self, keep: Mapping[str, Tensor]) -> Outcome:
         """Another node set, with all edges, all else frozen."""
-        return outcome_of(self._every, self._every.logits(keep))
+        return self.outcome(self.prompts, keep)
 
-    @torch.no_grad()
     def without(self, nodes: Mapping[str, Tensor]) -> Outcome:
         """The whole model with a node set frozen."""
-        keep = {name: (~mask)[None].to(self.model.dtype) for name, mask in nodes.items()}
-        rows = self._prompts.rows()
-        return Outcome(answer_differences(self._prompts, rows, keep, self.circuit.values)[0], self.pairs.template)
+        return self.only({name: ~mask for name, mask in nodes.items()})
+
+    def outcome(
+        self, prompts: Prompts, keep: Mapping[str, Tensor], tap: NodeTap | None = None, scales: Tensor | None = None
+    ) -> Outcome:
+        """What the kept nodes alone do on these prompts' model."""
+        return outcome_of(prompts, self.rows, keep, self.circuit.values, tap, scales)
 
     def generator(self) -> torch.Generator:
         """A fresh generator of the subject's seed."""
         return torch.Generator().manual_seed(self.seed)
 
 
-def outcome_of(alone: Alone, logits: Float[Tensor, "M V"]) -> Outcome:
-    """The outcome of logits after both prompts of every pair."""
-    return Outcome(logit_difference(logits.double(), alone.batch.answer, alone.batch.other), alone.templates)
+@torch.no_grad()
+def outcome_of(
+    prompts: Prompts,
+    rows: PromptRows,
+    keep: Mapping[str, Tensor],
+    values: Mapping[str, Tensor],
+    tap: NodeTap | None = None,
+    scales: Tensor | None = None,
+) -> Outcome:
+    """The outcome of kept nodes alone, all else frozen at `values`; `tap` and `scales` as of `answer_differences`."""
+    masks = {name: mask[None].to(prompts.model.dtype) for name, mask in keep.items()}
+    return Outcome(answer_differences(prompts, rows, masks, values, None, tap, scales)[0], prompts.templates)

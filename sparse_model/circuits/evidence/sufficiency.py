@@ -30,8 +30,6 @@ class Sufficiency(Finding):
     accuracy: Estimate
     random_circuit_loss: Estimate
     """of random circuits outside it, mean over draws"""
-    not_compiled: str | None
-    """why the circuit ran as the masked model, or None"""
 
     @property
     def sentence(self) -> str:
@@ -61,5 +59,4 @@ def sufficiency(subject: Subject, draws: int = 100) -> Sufficiency:
         full_loss=subject.whole.loss_estimate(),
         accuracy=subject.whole.accuracy_estimate(),
         random_circuit_loss=mean_estimate(np.array(random)),
-        not_compiled=subject.alone.not_compiled,
     )

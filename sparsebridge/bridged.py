@@ -29,7 +29,7 @@ from sparse_model.transformer.model import SparseTransformer
 from sparse_model.transformer.shape import SparseShape
 from sparsebridge.dense import DenseModel
 from sparsebridge.pairs import task as find_task
-from sparsebridge.tables import html_table
+from sparsebridge.shown import html_table, short_name
 
 BUNDLED = Path(__file__).resolve().parent.parent / "cli" / "bundled"
 """The models that come with the package."""
@@ -97,8 +97,8 @@ class BridgedModel:
     def __repr__(self) -> str:
         config = self.sparse.config
         return (
-            f"BridgedModel({str(self.folder)!r}: sparse model of {config.n_layer} layers, width {config.d_model}, "
-            f"beside {self.dense.name!r}; {len(self.artefact.bridge.alignment.sites)} bridges)"
+            f"BridgedModel({short_name(self.folder)!r}: sparse model of {config.n_layer} layers, width {config.d_model}, "
+            f"beside {short_name(self.dense.name)!r}; {len(self.artefact.bridge.alignment.sites)} bridges)"
         )
 
     def _repr_html_(self) -> str:

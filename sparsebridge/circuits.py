@@ -22,7 +22,7 @@ from sparse_model.tasks.task import Task
 from sparse_model.transformer.nodes import Node
 from sparsebridge.bridged import BridgedModel
 from sparsebridge.pairs import task as find_task
-from sparsebridge.tables import html_table
+from sparsebridge.shown import html_table
 
 EVALUATE_PAIRS = 64
 """Pairs that are chosen on, and as many held-out ones that are reported on."""

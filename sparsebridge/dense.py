@@ -11,7 +11,7 @@ from dense_adapters.generation import continue_text, next_tokens
 from sparse_model.tasks.check import TaskCheck, check_task
 from sparse_model.tasks.task import Task
 from sparsebridge.pairs import task as find_task
-from sparsebridge.tables import html_table
+from sparsebridge.shown import html_table, short_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,10 +57,10 @@ class DenseModel:
         return check_task(self.model, self.tokenizer, find_task(task), pairs)
 
     def __repr__(self) -> str:
-        report = self.stack.report
+        stack, report = self.stack, self.stack.report
         return (
-            f"DenseModel({self.name!r}: {report.architecture}, {self.stack.n_layers} layers, width {self.stack.d_model}, "
-            f"{self.stack.vocab_size} tokens; proven at {self.stack.n_sites} sites, worst error {report.max_logit_error:.1e})"
+            f"DenseModel({short_name(self.name)!r}: {report.architecture}, {stack.n_layers} layers, width {stack.d_model}, "
+            f"{stack.vocab_size} tokens; proven at {stack.n_sites} sites, worst error {report.max_logit_error:.1e})"
         )
 
     def _repr_html_(self) -> str:

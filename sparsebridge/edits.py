@@ -18,7 +18,7 @@ from foundation.errors import UserError
 from sparse_model.transformer.nodes import Node
 from sparsebridge.circuits import TaskCircuit
 from sparsebridge.dense import DenseModel
-from sparsebridge.tables import html_table
+from sparsebridge.shown import html_table
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from sparse_model.circuits.config import PruneConfig
 from sparse_model.tasks.task import Task
 from sparsebridge.bridged import BridgedModel
 from sparsebridge.circuits import EVALUATE_PAIRS, TaskCircuit, prune
-from sparsebridge.tables import html_table
+from sparsebridge.shown import html_table
 
 
 @dataclass(frozen=True, eq=False)

@@ -118,7 +118,7 @@ def test_a_paired_edit_needs_both_prompts_and_a_standing_one_takes_none(circuit:
 
 
 def test_every_object_shows_a_table_or_a_drawing_in_a_notebook(circuit: sb.TaskCircuit) -> None:
-    verdict = sb.validate(circuit, draws=3)
+    verdict = sb.validate(circuit, draws=99)
     shown = {
         "DenseModel(": circuit.bridge.dense,
         "BridgedModel(": circuit.bridge,

@@ -1,7 +1,8 @@
-"""Tables for notebooks."""
+"""How objects show themselves: tables for notebooks, and names without the way to them."""
 
 from collections.abc import Iterable, Sequence
 from html import escape
+from pathlib import Path
 
 
 def html_table(caption: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -14,3 +15,9 @@ def html_table(caption: str, headings: Sequence[str], rows: Iterable[Sequence[st
         f"<table><caption style='text-align:left;caption-side:top'>{escape(caption)}</caption>"
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     )
+
+
+def short_name(name: str | Path) -> str:
+    """A hub id or relative path as it is; of an absolute path the last two parts, which do not depend on the machine."""
+    path = Path(name)
+    return str(Path(*path.parts[-2:])) if path.is_absolute() else str(name)

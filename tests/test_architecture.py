@@ -1,6 +1,7 @@
 """Who may import whom: the rooms of the design, and no circle among modules, imports for type checkers included."""
 
 import ast
+import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -117,3 +118,23 @@ def test_every_room_stands_in_the_table_of_the_design() -> None:
     design = (ROOT / "docs" / "design.md").read_text("utf-8")
     rows = {row.split("`")[1] for row in design.splitlines() if row.startswith("| `") and row.count("|") == 4}
     assert set(ALLOWED) <= rows
+
+
+def test_annotations_are_read_as_they_stand_everywhere() -> None:
+    assert [name for name, path in _modules().items() if "from __future__" in path.read_text("utf-8")] == []
+
+
+def _sentences_about_errors(source: str) -> list[str]:
+    """Docstrings that name an error in a sentence and not under `Raises:`."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module):
+            found += re.findall(r"\bRaises [A-Z]\w*Error\b", ast.get_docstring(node) or "")
+    return found
+
+
+@pytest.mark.parametrize("room", [room for room in ALLOWED if room != "dense_adapters"])
+def test_docstrings_say_what_is_raised_in_a_section_of_its_own(room: str) -> None:
+    wrong = {name: _sentences_about_errors(path.read_text("utf-8")) for name, path in _files(room)}
+    assert {name: found for name, found in wrong.items() if found} == {}
+    assert _sentences_about_errors('def f():\n    """Do. Raises ValueError if not."""\n') == ["Raises ValueError"]

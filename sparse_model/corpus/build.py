@@ -7,8 +7,6 @@
 4. Write a temporary sibling and rename it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,8 +25,9 @@ from sparse_model.corpus.tokenizer import load_tokenizer, tokenizer_fingerprint,
 def build_corpus(config: CorpusConfig, folder: str | Path, overwrite: bool = False) -> Corpus:
     """Build the corpus that `config` describes and load it from `folder`.
 
-    Raises CorpusError if the folder exists (unless `overwrite`), if two sources share a name, or if a split has too
-    little text for one block.
+    Raises:
+        CorpusError: the folder exists (unless `overwrite`), if two sources share a name, or if a split has too little
+            text for one block.
     """
     folder = Path(folder)
     if overwrite and folder.is_dir() and any(folder.iterdir()) and not (folder / DESCRIPTION_FILE).is_file():

@@ -3,8 +3,6 @@
 A new kind is one class here, with the readers it needs, and its name in `KINDS`; configs and the command line take it from there.
 """
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Mapping
 from pathlib import Path

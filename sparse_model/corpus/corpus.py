@@ -1,7 +1,5 @@
 """A built corpus, read from its folder."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -37,8 +35,12 @@ class Corpus:
     held_out: dict[str, np.ndarray]
 
     @classmethod
-    def load(cls, folder: str | Path) -> Corpus:
-        """Read a corpus folder. Raises UserError if it is none, damaged, or written by a newer version."""
+    def load(cls, folder: str | Path) -> "Corpus":
+        """Read a corpus folder.
+
+        Raises:
+            UserError: it is none, damaged, or written by a newer version.
+        """
         folder = Path(folder)
         description = read_json(folder, DESCRIPTION_FILE, "corpus")
 
@@ -59,7 +61,7 @@ class Corpus:
         )
 
     @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerFast:
+    def tokenizer(self) -> "PreTrainedTokenizerFast":
         """The tokenizer, loaded on first use."""
         from transformers import PreTrainedTokenizerFast
 
@@ -70,7 +72,7 @@ class Corpus:
         """The tokenizer's fingerprint: corpora that share it share token ids."""
         return str(self.description["tokenizer_fingerprint"])
 
-    def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def check_tokenizer(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         """Refuse a model that reads other tokens.
 
         Raises:

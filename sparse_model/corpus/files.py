@@ -1,7 +1,5 @@
 """Text from the user's disk: a folder of files, or a JSONL file with one document a line."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,7 +13,8 @@ DEFAULT_SUFFIXES = (".py", ".txt", ".md")
 class TextFolder:
     """Every file below `folder` with one of `suffixes`, in the order of their paths.
 
-    Raises CorpusError if there is none.
+    Raises:
+        CorpusError: there is none.
     """
 
     def __init__(self, folder: str | Path, suffixes: Sequence[str] = DEFAULT_SUFFIXES, name: str | None = None) -> None:

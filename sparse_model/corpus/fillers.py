@@ -1,7 +1,5 @@
 """Everyday statements between the idioms: calls, arithmetic, imports, small functions and classes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from random import Random
 

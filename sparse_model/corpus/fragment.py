@@ -5,8 +5,6 @@ answers. A *core* renders the lines that matter at a given indent; a *surround* 
 surround is a *template*.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random

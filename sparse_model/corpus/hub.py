@@ -1,7 +1,5 @@
 """Documents of any dataset that the `datasets` library can load: by id or path, or a folder its `save_to_disk` wrote."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,7 +34,11 @@ class HubDataset:
         self.name = name or dataset.rstrip("/").split("/")[-1]
 
     def documents(self, split: Split) -> Iterator[str]:
-        """The documents of one split, in the dataset's order. Raises CorpusError if it cannot be loaded or read to its end."""
+        """The documents of one split, in the dataset's order.
+
+        Raises:
+            CorpusError: it cannot be loaded or read to its end.
+        """
         yield from split_documents(self._keyed, split)
 
     def _keyed(self) -> Iterator[tuple[str, str]]:

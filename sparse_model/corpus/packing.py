@@ -5,8 +5,6 @@ go to the file as they are made, and blocks are mixed from file to file, so a co
 tokenizer works on batches of documents, on all cores.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
@@ -37,7 +35,7 @@ class Packed(NamedTuple):
 def pack(
     source: Source,
     split: Split,
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: "PreTrainedTokenizerFast",
     blocks: int,
     block_length: int,
     dtype: Any,

@@ -1,7 +1,5 @@
 """What a source of documents is, how documents are split, and how a bad source is refused."""
 
-from __future__ import annotations
-
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """`stdlib`: the running interpreter's own library, real code on every machine."""
 
-from __future__ import annotations
-
 import os
 import sysconfig
 import zlib

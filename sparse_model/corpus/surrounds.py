@@ -4,8 +4,6 @@ Each surround belongs to one task split, so that validation and held-out pairs d
 not only in words. Programs use all of them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random

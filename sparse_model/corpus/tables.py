@@ -1,7 +1,5 @@
 """Text from tables on the user's disk: Parquet and CSV, one document a row, in a column the user names."""
 
-from __future__ import annotations
-
 import csv
 import sys
 from collections.abc import Iterator
@@ -17,7 +15,8 @@ ROWS_AT_ONCE = 256
 class Table:
     """A .parquet or .csv file, or a folder of such shards in the order of their paths; read row by row.
 
-    Raises CorpusError if there is none.
+    Raises:
+        CorpusError: there is none.
     """
 
     def __init__(self, path: str | Path, field: str = "text", name: str | None = None) -> None:

@@ -4,8 +4,6 @@ A program is a handful of chunks. Four in five chunks are an idiom in a random v
 are fillers. `program(seed, index)` depends on its two numbers only, on every machine and in every process.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from random import Random
 

@@ -9,8 +9,6 @@ Text is first cut into pre-tokens, which merges never cross:
 - other white space.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable
@@ -41,10 +39,11 @@ PRE_TOKEN = "|".join(
 )
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> "PreTrainedTokenizerFast":
     """A tokenizer of at most `vocab_size` tokens (the special one included) learned from `texts`.
 
-    Raises CorpusError if `vocab_size` cannot hold the 256 bytes.
+    Raises:
+        CorpusError: `vocab_size` cannot hold the 256 bytes.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -78,10 +77,11 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     )
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
+def load_tokenizer(name: str) -> "PreTrainedTokenizerFast":
     """An existing tokenizer, by id or folder (which may hold a single .gguf file).
 
-    Raises CorpusError if it does not load, is a slow one, or marks no beginning or end of text.
+    Raises:
+        CorpusError: it does not load, is a slow one, or marks no beginning or end of text.
     """
     from transformers import AutoTokenizer
 
@@ -103,12 +103,12 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
+def vocabulary_size(tokenizer: "PreTrainedTokenizerFast") -> int:
     """Rows a model's embedding needs: every token id is below it, also where the vocabulary has holes."""
     return max(len(tokenizer), max(tokenizer.get_vocab().values()) + 1)
 
 
-def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
     """Sha256, in hex, of the tokenizer's JSON with sorted keys and no white space."""
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     state["truncation"] = state["padding"] = None

@@ -1,7 +1,5 @@
 """The small vocabulary of `tinypython`: ordinary words, so that byte-pair encoding gives most of them one token."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from random import Random
 from typing import TypeVar

@@ -1,7 +1,5 @@
 """Pairs of prompts that differ in one rule and in their next token, for pruning circuits and validating edits."""
 
-from __future__ import annotations
-
 from sparse_model.tasks.registry import TASKS, find_task
 from sparse_model.tasks.task import Task, TaskError, TextPair
 

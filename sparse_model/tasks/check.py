@@ -3,8 +3,6 @@
 both prompts of N pairs → logits at the last token → per pair the mean of both directions → mean and interval
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -45,8 +43,8 @@ class TaskCheck:
 
 @torch.no_grad()
 def check_task(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
     task: Task,
     pairs: int = 64,
     split: Split = "held_out",

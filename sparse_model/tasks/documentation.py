@@ -1,7 +1,5 @@
 """The page about the tasks, written from the tasks themselves; `examples/tasks_document.py` adds what was measured."""
 
-from __future__ import annotations
-
 from sparse_model.corpus.fragment import SPLITS
 from sparse_model.tasks.registry import TASKS
 from sparse_model.tasks.task import Task

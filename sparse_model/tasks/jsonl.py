@@ -1,7 +1,5 @@
 """Tasks of one's own: a JSONL file with one pair a line."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,8 +24,10 @@ def load_task(path: Path, name: str | None = None) -> Task:
     label) and `split` (train, validation or held_out).
 
     Lines without a split are dealt out in order, see `deal`. A line with the prompts of an earlier one, in either order, is
-    left out, so that no pair is in two splits. Answers must be exactly one token. Raises TaskError, naming the line, if the file
-    is missing, empty or malformed.
+    left out, so that no pair is in two splits. Answers must be exactly one token.
+
+    Raises:
+        TaskError: naming the line, if the file is missing, empty or malformed.
     """
     if not path.is_file():
         raise TaskError(f"{path}: no such file; give a .jsonl file with {', '.join(REQUIRED_FIELDS)} on every line")

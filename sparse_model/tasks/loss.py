@@ -3,8 +3,6 @@
 `M` counts prompts (both directions of N pairs make M = 2N); `answer` is the right next token, `other` the wrong one.
 """
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor

@@ -3,8 +3,6 @@
 A circuit found for it measures what pruning can force out of any set of pairs (METHOD §3).
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from random import Random
 

@@ -1,7 +1,5 @@
 """The twenty tasks by name; a `.jsonl` path names a task of one's own."""
 
-from __future__ import annotations
-
 import difflib
 import shutil
 from pathlib import Path
@@ -28,7 +26,8 @@ def kept_task(folder: Path, name: str) -> str:
 def find_task(name_or_path: str) -> Task:
     """One of the twenty tasks by its name, or the task in a `.jsonl` file.
 
-    Raises TaskError for an unknown name (naming the nearest ones) or a malformed file.
+    Raises:
+        TaskError: an unknown name (naming the nearest ones) or a malformed file.
     """
     if name_or_path in TASKS:
         return TASKS[name_or_path]

@@ -3,8 +3,6 @@
 The three hold different templates (METHOD §3), so what is reported was neither fitted nor chosen on its surroundings.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -42,7 +40,7 @@ def shortfall(splits: Splits, train: int, evaluate: int) -> str:
 
 def task_splits(
     task: Task,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: "PreTrainedTokenizerBase",
     train: int,
     evaluate: int,
     seed: int = 0,

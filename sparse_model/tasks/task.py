@@ -4,8 +4,6 @@ The pairs of the twenty tasks are one idiom rendered in its two variants from eq
 hold different templates, so that held-out pairs differ in shape and not only in words.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count, islice
@@ -56,7 +54,11 @@ class Task:
     """whether there are only the pairs of a file, so that fewer than asked for may have to do"""
 
     def text_pairs(self, split: Split, n: int, seed: int = 0) -> list[TextPair]:
-        """`n` distinct pairs of one split. Raises TaskError if there are not that many."""
+        """`n` distinct pairs of one split.
+
+        Raises:
+            TaskError: there are not that many.
+        """
         pairs = list(islice(self.distinct_pairs(split, n, seed), n))
         if len(pairs) < n:
             raise TaskError(

@@ -6,8 +6,6 @@
 3. Put the tokenizer's bos token, if it has one, in front; pad on the right.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -65,7 +63,7 @@ class TokenPairs:
     def __len__(self) -> int:
         return len(self.texts)
 
-    def select(self, indices: Sequence[int] | slice | Tensor) -> TokenPairs:
+    def select(self, indices: Sequence[int] | slice | Tensor) -> "TokenPairs":
         """The pairs at `indices` (whole numbers, a slice, or an integer tensor), in that order, at the same width T."""
         if isinstance(indices, slice):
             rows = torch.arange(len(self))[indices]
@@ -85,7 +83,7 @@ class TokenPairs:
             texts=tuple(self.texts[i] for i in numbers),
         )
 
-    def swapped(self) -> TokenPairs:
+    def swapped(self) -> "TokenPairs":
         """The same pairs with the names a and b exchanged."""
         texts = tuple(
             TextPair(t.prompt_b, t.answer_b, t.after_b, t.prompt_a, t.answer_a, t.after_a, t.template)
@@ -100,7 +98,7 @@ class TokenPairs:
             texts=texts,
         )
 
-    def to(self, device: torch.device | str) -> TokenPairs:
+    def to(self, device: torch.device | str) -> "TokenPairs":
         """The same pairs with every tensor on `device`."""
         return replace(
             self,
@@ -133,7 +131,7 @@ class _Kept(NamedTuple):
 
 def tokenise_pairs(
     task: Task | Sequence[TextPair],
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: "PreTrainedTokenizerBase",
     n: int,
     split: Split = "train",
     seed: int = 0,
@@ -142,8 +140,11 @@ def tokenise_pairs(
 ) -> TokenPairs:
     """`n` distinct pairs of `task` (or of a given list, whose answers must be exactly one token) as token ids.
 
-    With `begin`, every prompt starts with the tokenizer's bos token if it has one. Raises TaskError, with the number of
-    candidates dropped for each reason, if fewer than `n` pairs (or than `fewest`, where that is enough) fit the tokenizer.
+    With `begin`, every prompt starts with the tokenizer's bos token if it has one.
+
+    Raises:
+        TaskError: with the number of candidates dropped for each reason, if fewer than `n` pairs (or than `fewest`,
+            where that is enough) fit the tokenizer.
     """
     if n < 1:
         raise TaskError(f"{n} pairs asked for; ask for at least 1")
@@ -176,7 +177,7 @@ def _candidates(
     return "pairs", True, iter(dict.fromkeys(task))
 
 
-def _examine(batch: Sequence[TextPair], tokenizer: PreTrainedTokenizerBase, whole: bool) -> Iterable[_Kept | str]:
+def _examine(batch: Sequence[TextPair], tokenizer: "PreTrainedTokenizerBase", whole: bool) -> Iterable[_Kept | str]:
     """For each pair its token ids, or the reason why it does not fit."""
     texts: list[str] = []
     for pair in batch:
@@ -203,7 +204,7 @@ def _examine(batch: Sequence[TextPair], tokenizer: PreTrainedTokenizerBase, whol
 
 
 def _misfit(
-    tokenizer: PreTrainedTokenizerBase, prompt: list[int], full: list[int], text: str, whole: bool
+    tokenizer: "PreTrainedTokenizerBase", prompt: list[int], full: list[int], text: str, whole: bool
 ) -> str | None:
     """Why the token after `prompt` in `full` is not the answer, or None. `text` is the prompt's and answer's text."""
     if not prompt or full[: len(prompt)] != prompt or len(full) == len(prompt):
@@ -215,7 +216,7 @@ def _misfit(
 
 
 def _too_few(
-    name: str, tokenizer: PreTrainedTokenizerBase, split: Split, found: int, n: int, dropped: Counter[str]
+    name: str, tokenizer: "PreTrainedTokenizerBase", split: Split, found: int, n: int, dropped: Counter[str]
 ) -> str:
     counts = reasons(dropped) or "nothing dropped"
     label = tokenizer.name_or_path or type(tokenizer).__name__
@@ -232,7 +233,7 @@ def _too_few(
 
 
 def _as_tensors(
-    name: str, kept: list[_Kept], dropped: Counter[str], tokenizer: PreTrainedTokenizerBase, begin: bool
+    name: str, kept: list[_Kept], dropped: Counter[str], tokenizer: "PreTrainedTokenizerBase", begin: bool
 ) -> TokenPairs:
     start = [tokenizer.bos_token_id] if begin and tokenizer.bos_token_id is not None else []
     fill = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)

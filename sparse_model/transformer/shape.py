@@ -3,8 +3,6 @@
 The config is a class of Hugging Face's, loaded when one is made: reading the settings needs no torch.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -43,7 +41,7 @@ class SparseShape(Settings):
         leak = bridged if self.leak is None else self.leak
         return None if leak else start
 
-    def config(self, vocab_size: int, block_size: int, document_token: int | None = None) -> SparseConfig:
+    def config(self, vocab_size: int, block_size: int, document_token: int | None = None) -> "SparseConfig":
         """The model config for a vocabulary (tokens) and a longest sequence (tokens).
 
         Args:

@@ -1,7 +1,5 @@
 """The twenty idioms, one small family per file."""
 
-from __future__ import annotations
-
 from sparse_model.corpus.fragment import Idiom
 from sparse_model.corpus.idioms import conditions, containers, files, functions, loops, quotes
 

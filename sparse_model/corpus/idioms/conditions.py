@@ -1,7 +1,5 @@
 """Idioms of conditions: else and elif, the ternary, comparison against assignment."""
 
-from __future__ import annotations
-
 from random import Random
 
 from sparse_model.corpus.fragment import Fragment, Idiom, Variant

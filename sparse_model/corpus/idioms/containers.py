@@ -1,7 +1,5 @@
 """Idioms of lists, dicts, sets and strings that grow."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from random import Random
 

@@ -1,7 +1,5 @@
 """Idioms of files: as after a with line, and the mode that the file's name calls for."""
 
-from __future__ import annotations
-
 from random import Random
 
 from sparse_model.corpus.fragment import Fragment, Idiom, Variant

@@ -1,7 +1,5 @@
 """Idioms of definitions: default parameters, lambda against def, the copied attribute, the swap."""
 
-from __future__ import annotations
-
 from random import Random
 
 from sparse_model.corpus.fragment import Fragment, Idiom, Variant

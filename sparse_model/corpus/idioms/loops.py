@@ -1,7 +1,5 @@
 """Idioms of loops: for against while, the indent that follows, enumerate against range, while True."""
 
-from __future__ import annotations
-
 from random import Random
 
 from sparse_model.corpus.fragment import Fragment, Idiom, Variant

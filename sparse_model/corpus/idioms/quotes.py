@@ -1,7 +1,5 @@
 """Idioms of string literals: the closing quote, and what follows a brace in an f-string or a plain string."""
 
-from __future__ import annotations
-
 from random import Random
 
 from sparse_model.corpus.fragment import Fragment, Idiom, Variant

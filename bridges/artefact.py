@@ -18,6 +18,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from bridges.alignment import SiteAlignment
 from bridges.bridge import Bridge
+from bridges.massive import after_first
 from bridges.protocol import ResidualStack, residual_sites
 from foundation.artefacts import read_json, read_tensors, save_tensors, write_json
 from foundation.errors import UserError
@@ -106,20 +107,37 @@ def load_bridge(folder: Path, device: str = "cpu") -> BridgeArtefact:
 
 @torch.no_grad()
 def dense_rms(
-    dense: ResidualStack, bridge: Bridge, blocks: NDArray[np.integer], device: str = "cpu"
+    dense: ResidualStack, bridge: Bridge, blocks: NDArray[np.integer], device: str = "cpu", skip_first: bool = False
 ) -> Float[Tensor, " J"]:
-    """RMS(h^d) at every aligned site, over channels, averaged over the tokens of `blocks` [N, T]."""
+    """RMS(h^d) at every aligned site, over channels, averaged over the tokens of `blocks` [N, T].
+
+    Args:
+        skip_first: leave the first position of every block out (see `bridges.massive`).
+    """
     tokens = torch.from_numpy(np.asarray(blocks, dtype=np.int64)).to(device)
     streams = residual_sites(dense, dense.walk(tokens))
-    return torch.stack([streams[site.dense].float().square().mean(-1).sqrt().mean() for site in bridge.alignment.sites])
+    return torch.stack([_mean_rms(streams[site.dense], skip_first) for site in bridge.alignment.sites])
+
+
+def _mean_rms(h: Float[Tensor, "B T W"], skip_first: bool) -> Float[Tensor, ""]:
+    return (after_first(h) if skip_first else h).float().square().mean(-1).sqrt().mean()
 
 
 @torch.no_grad()
 def measure_rms_ratio(
-    sparse: SparseTransformer, dense: ResidualStack, bridge: Bridge, blocks: NDArray[np.integer], device: str = "cpu"
+    sparse: SparseTransformer,
+    dense: ResidualStack,
+    bridge: Bridge,
+    blocks: NDArray[np.integer],
+    device: str = "cpu",
+    skip_first: bool = False,
 ) -> None:
-    """Set ρ_j = RMS(h^s)/RMS(h^d), RMS over channels averaged over the tokens of `blocks` [N, T]."""
+    """Set ρ_j = RMS(h^s)/RMS(h^d), RMS over channels averaged over the tokens of `blocks` [N, T].
+
+    Args:
+        skip_first: leave the first position of every block out, of both streams.
+    """
     tokens = torch.from_numpy(np.asarray(blocks, dtype=np.int64)).to(device)
     h_sparse = residual_sites(sparse, sparse.walk(tokens))
-    ours = torch.stack([h_sparse[site.sparse].square().mean(-1).sqrt().mean() for site in bridge.alignment.sites])
-    bridge.rms_ratio.copy_(ours / dense_rms(dense, bridge, blocks, device))
+    ours = torch.stack([_mean_rms(h_sparse[site.sparse], skip_first) for site in bridge.alignment.sites])
+    bridge.rms_ratio.copy_(ours / dense_rms(dense, bridge, blocks, device, skip_first))

@@ -14,7 +14,12 @@ class BridgeConfig(Settings):
     """Weights of the loss terms and the bridges' own optimiser settings."""
 
     topk_fraction: float = Field(0.25, gt=0, le=1, description="fraction of sparse channels the encoders keep")
-    cross_entropy: float = Field(1.0, ge=0, description="weight of the sparse model's next-token cross-entropy")
+    cross_entropy: float = Field(
+        0.0,
+        ge=0,
+        description="weight of the sparse model's next-token cross-entropy; above 0 it is pulled towards the text as well, "
+        "away from the dense model",
+    )
     distillation: float = Field(1.0, ge=0, description="weight of KL(dense ‖ sparse)")
     nmse: float = Field(1.0, ge=0, description="c₁, weight of M2")
     dense_to_sparse: float = Field(1.0, ge=0, description="c₂, weight of M3")
@@ -23,6 +28,15 @@ class BridgeConfig(Settings):
         "every",
         description="which sites of a sparse model of other depth meet the dense one: layer boundaries alone, or every site",
     )
+    skip_first: bool = Field(
+        False,
+        description="leave the first position, a sink in many models, out of M2, of the dense stream's unit and of the RMS "
+        "ratios",
+    )
     crossings: int = Field(0, ge=0, description="sites crossed per step and direction, drawn at random; 0 for all")
     lr: float = Field(2e-3, gt=0, description="peak learning rate of encoders and decoders")
+    sharkfin: bool = Field(
+        True,
+        description="whether the bridges' rate too is multiplied by 1/√density, though their own weights stay dense",
+    )
     eps: float = Field(1e-8, gt=0, description="AdamW ε of encoders and decoders")

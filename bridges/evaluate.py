@@ -1,6 +1,7 @@
 """Evaluation of a bridge on held-out text.
 
-Per aligned site: NMSE both ways (1 = predicting the mean) and the KL of a single crossing both ways. Overall:
+Per aligned site: NMSE both ways (1 = predicting the mean), with and without massive activations (`bridges.massive`), and the
+KL of a single crossing both ways. Overall:
 cross-entropy of the dense and the sparse model, KL(dense ‖ sparse), KL on random mixed paths, and as a yardstick the
 KL of predicting the text's own unigram frequencies. All in nats per token with bootstrap intervals over sequences.
 """
@@ -16,7 +17,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from bridges.bridge import Bridge
-from bridges.losses import kl_per_token, nmse
+from bridges.losses import kl_per_token
+from bridges.massive import first_over_rest, massive_channels, nmse_three_ways
 from bridges.mixed_paths import MixedPath, follow
 from bridges.objective import run_tails
 from bridges.protocol import ResidualStack, residual_sites
@@ -34,7 +36,9 @@ class BridgeEvaluation:
 
     def to_json(self) -> dict[str, Any]:
         """`ce_dense`, `ce_sparse`, `kl_dense_sparse`, `kl_mixed_paths`, `kl_unigram` (each value, low, high),
-        `density`, `tokens`, and per site `nmse_encoder`, `nmse_decoder`, `kl_dense_to_sparse`, `kl_sparse_to_dense`."""
+        `density`, `tokens`, `unmet_sparse_sites` (which meet no dense one), and per site `nmse_encoder` and `nmse_decoder`, the
+        same after the first position (`…_later`) and there in ordinary channels (`…_ordinary`), `massive_channels` of the dense
+        stream, `first_over_rest` (its RMS at the first position over the others'), `kl_dense_to_sparse`, `kl_sparse_to_dense`."""
         return {**self.overall, "sites": self.sites}
 
 
@@ -56,6 +60,7 @@ def evaluate_bridge(
     """
     collected: dict[str, list[Tensor]] = {}
     per_site: list[dict[str, list[float]]] = [{} for _ in bridge.alignment.sites]
+    massive: list[tuple[Tensor, Tensor]] = []
     counts = torch.ones(sparse.config.vocab_size)
     counts.scatter_add_(0, torch.from_numpy(np.asarray(blocks, dtype=np.int64)).flatten(), torch.ones(blocks.size))
     unigram = (counts / counts.sum()).log().to(device)
@@ -63,7 +68,7 @@ def evaluate_bridge(
     starts = range(0, len(blocks), batch_size)
     for start in tqdm(starts, desc="evaluating bridge", unit="batch", delay=2, leave=False):
         tokens = torch.from_numpy(np.asarray(blocks[start : start + batch_size], dtype=np.int64)).to(device)
-        batch = _one_batch(sparse, dense, bridge, tokens, unigram, mixed_paths, generator)
+        batch = _one_batch(sparse, dense, bridge, tokens, unigram, mixed_paths, generator, massive)
         for name, value in batch[0].items():
             collected.setdefault(name, []).append(value)
         for site, figures in zip(per_site, batch[1], strict=True):
@@ -75,13 +80,15 @@ def evaluate_bridge(
     }
     overall["density"] = density_report(sparse)["total"]
     overall["tokens"] = int(blocks.size)
+    overall["unmet_sparse_sites"] = list(bridge.alignment.unmet)
     sites = [
         {
             "sparse_site": aligned.sparse,
             "dense_site": aligned.dense,
+            "massive_channels": int(channels.sum()),
             **{name: float(np.mean(v)) for name, v in figures.items()},
         }
-        for aligned, figures in zip(bridge.alignment.sites, per_site, strict=True)
+        for aligned, figures, (_, channels) in zip(bridge.alignment.sites, per_site, massive, strict=True)
     ]
     return BridgeEvaluation(overall, sites)
 
@@ -94,7 +101,9 @@ def _one_batch(
     unigram: Tensor,
     paths: int,
     generator: torch.Generator,
+    massive: list[tuple[Tensor, Tensor]],
 ) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
+    """`massive` holds each place's massive channels, sparse and dense, as the first batch has them; it is filled if empty."""
     sites = bridge.alignment.sites
     walks = sparse.walk(tokens), dense.walk(tokens)
     h_sparse, h_dense = residual_sites(sparse, walks[0]), residual_sites(dense, walks[1])
@@ -119,15 +128,20 @@ def _one_batch(
         mixed.append(kl(follow(path, bridge, sparse, walks[0], dense, walks[1])))
     if mixed:
         overall["kl_mixed_paths"] = torch.stack(mixed).mean(0)
+    if not massive:
+        massive += [(massive_channels(h_sparse[s.sparse]), massive_channels(h_dense[s.dense])) for s in sites]
     figures = []
     for j, site in enumerate(sites):
         encoded, decoded = bridge.encode(j, h_dense[site.dense]), bridge.decode(j, h_sparse[site.sparse])
         into_sparse = walks[0].unembed(run_tails(sparse, walks[0], {site.sparse: encoded}))
         into_dense = walks[1].unembed(run_tails(dense, walks[1], {site.dense: decoded}))
+        encoder = nmse_three_ways(encoded, h_sparse[site.sparse], massive[j][0])
+        decoder = nmse_three_ways(decoded, h_dense[site.dense], massive[j][1])
         figures.append(
             {
-                "nmse_encoder": nmse(encoded, h_sparse[site.sparse]).item(),
-                "nmse_decoder": nmse(decoded, h_dense[site.dense]).item(),
+                **{f"nmse_encoder{which}": value for which, value in encoder.items()},
+                **{f"nmse_decoder{which}": value for which, value in decoder.items()},
+                "first_over_rest": first_over_rest(h_dense[site.dense]),
                 "kl_dense_to_sparse": kl(into_sparse).mean().item(),
                 "kl_sparse_to_dense": kl(into_dense).mean().item(),
             }

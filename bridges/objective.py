@@ -19,6 +19,7 @@ from torch import Tensor
 from bridges.bridge import Bridge
 from bridges.config import BridgeConfig
 from bridges.losses import kl_of_streams, nmse
+from bridges.massive import after_first
 from bridges.protocol import ResidualStack, Walk, residual_sites
 from sparse_model.training.objective import Objective, ParameterGroup, next_token_loss, trainable
 from sparse_model.transformer.model import SparseTransformer
@@ -37,7 +38,9 @@ class BridgedObjective(Objective):
         """The sparse model at the run's rate, the bridges at their own."""
         return [
             ParameterGroup("sparse", trainable(self.sparse.parameters())),
-            ParameterGroup("bridge", trainable(self.bridge.parameters()), self.config.lr, self.config.eps),
+            ParameterGroup(
+                "bridge", trainable(self.bridge.parameters()), self.config.lr, self.config.eps, self.config.sharkfin
+            ),
         ]
 
     def forward(self, tokens: Int[Tensor, "B T"], draw: int) -> dict[str, Tensor]:
@@ -56,9 +59,11 @@ class BridgedObjective(Objective):
         terms["kl"] = kl_of_streams(target, sparse_walk.unembed, h_sparse[-1], B, logits.shape[-1]).sum()
         encoded = [bridge.encode(j, h_dense[site.dense]) for j, site in enumerate(sites)]
         decoded = [bridge.decode(j, h_sparse[site.sparse]) for j, site in enumerate(sites)]
+        kept = after_first if config.skip_first else _whole
         terms["nmse"] = sum(
             (
-                nmse(encoded[j], h_sparse[site.sparse].detach()) + nmse(decoded[j], h_dense[site.dense])
+                nmse(kept(encoded[j]), kept(h_sparse[site.sparse].detach()))
+                + nmse(kept(decoded[j]), kept(h_dense[site.dense]))
                 for j, site in enumerate(sites)
             ),
             start=torch.zeros((), device=logits.device),
@@ -83,6 +88,10 @@ class BridgedObjective(Objective):
             + config.sparse_to_dense * terms.get("sparse_to_dense", torch.zeros(()))
         )
         return terms
+
+
+def _whole(h: Tensor) -> Tensor:
+    return h
 
 
 class DenseTarget:

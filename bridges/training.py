@@ -53,7 +53,8 @@ def train_bridge(
     sparse = SparseTransformer(shape.config(dense.vocab_size, train_blocks.shape[1], document_token)).to(device)
     alignment = align(sparse, dense, bridge_config.align)
     bridge = Bridge(alignment, sparse.d_model, dense.d_model, bridge_config.topk_fraction, train.seed).to(device)
-    bridge.set_dense_scale(dense_rms(dense, bridge, train_blocks[:REFERENCE_BLOCKS], device).clamp(min=1e-6))
+    reference, skip_first = train_blocks[:REFERENCE_BLOCKS], bridge_config.skip_first
+    bridge.set_dense_scale(dense_rms(dense, bridge, reference, device, skip_first).clamp(min=1e-6))
     objective = BridgedObjective(sparse, dense, bridge, bridge_config)
     identity = {
         "dense": {"name": dense_name, "fingerprint": dense.fingerprint},
@@ -64,7 +65,7 @@ def train_bridge(
 
     def write(folder: Path) -> None:
         bridge.fold_dense_scale()
-        measure_rms_ratio(sparse, dense, bridge, train_blocks[:REFERENCE_BLOCKS], device)
+        measure_rms_ratio(sparse, dense, bridge, reference, device, skip_first)
         evaluation = {
             name: evaluate_bridge(sparse, dense, bridge, blocks, device=device).to_json()
             for name, blocks in held_out.items()

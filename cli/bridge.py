@@ -128,16 +128,37 @@ def show(evaluation: dict[str, Any], as_json: bool) -> None:
         )
         print_table(
             f"{source}: aligned sites",
-            ("sparse site = dense site", "NMSE encoder", "NMSE decoder", "KL dense→sparse", "KL sparse→dense"),
+            (
+                "sparse site = dense site",
+                "NMSE encoder",
+                "NMSE decoder",
+                "… after the first position",
+                "… in ordinary channels",
+                "KL dense→sparse",
+                "KL sparse→dense",
+            ),
             [
                 [
                     f"{site['sparse_site']} = {site['dense_site']}",
                     *(
-                        f"{site[key]:.3f}"
-                        for key in ("nmse_encoder", "nmse_decoder", "kl_dense_to_sparse", "kl_sparse_to_dense")
+                        f"{site[key]:.3f}" if key in site else "–"
+                        for key in (
+                            "nmse_encoder",
+                            "nmse_decoder",
+                            "nmse_decoder_later",
+                            "nmse_decoder_ordinary",
+                            "kl_dense_to_sparse",
+                            "kl_sparse_to_dense",
+                        )
                     ),
                 ]
                 for site in found["sites"]
             ],
-            "NMSE 1 is predicting the mean",
+            "NMSE 1 is predicting the mean; ordinary channels carry less than 100 times the median channel's power"
+            + _unmet(found.get("unmet_sparse_sites", [])),
         )
+
+
+def _unmet(sites: list[int]) -> str:
+    """Names the sparse sites without a place in the dense model."""
+    return f"; sparse sites {', '.join(map(str, sites))} meet no dense one: nodes there do not map" if sites else ""

@@ -16,6 +16,8 @@ OVERALL = (
 SITES = (
     ("nmse_encoder", "encoder NMSE"),
     ("nmse_decoder", "decoder NMSE"),
+    ("nmse_decoder_later", "… after the first position"),
+    ("nmse_decoder_ordinary", "… in ordinary channels"),
     ("kl_dense_to_sparse", "KL crossing dense → sparse"),
     ("kl_sparse_to_dense", "KL crossing sparse → dense"),
 )

@@ -24,6 +24,9 @@ class TrainConfig(Settings):
         "clip", description="what is done to the root mean square of the gradient over all parameters"
     )
     gradient_rms_limit: float = Field(1.0, gt=0, description="the RMS clipped or normalised to")
+    gradient_rms_over: Literal["all", "group"] = Field(
+        "all", description="what one RMS spans: all that trains, or sparse model and bridges each their own"
+    )
     density: float = Field(
         1.0,
         gt=0,

@@ -29,7 +29,7 @@ from sparse_model.training.health import Health
 from sparse_model.training.interruption import agree_to_stop, stop_signals
 from sparse_model.training.metrics import Metrics, check_tracker
 from sparse_model.training.objective import Objective
-from sparse_model.training.optimizer import gradient_norms, limit_gradient, make_optimizer
+from sparse_model.training.optimizer import gradient_norms, gradient_spans, limit_gradient, make_optimizer
 from sparse_model.training.projection import project, sparse_tensors
 from sparse_model.training.schedule import anneal_is_over, density_at, learning_rate_factor
 from sparse_model.training.speed import count_flops, matmul_rate
@@ -89,6 +89,7 @@ def train(
     start = checkpoint.restore(checkpoints, objective, optimizer, identity)
     tensors = sparse_tensors(objective.projected) if objective.projected is not None else ()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    spans = gradient_spans(optimizer.param_groups, config)
     names = {p: name for name, p in objective.named_parameters()}
     health = Health([names[p] for p in parameters], config, accelerator)
     turnover = diagnostics.Turnover(tensors)
@@ -100,15 +101,16 @@ def train(
         for step in range(start, config.steps):
             done, last = step + 1, step + 1 == config.steps
             factor, density = learning_rate_factor(config, step), density_at(config, step)
+            flat = learning_rate_factor(config, step, sharkfin=False)
             for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
-                group["lr"] = rate * factor
+                group["lr"] = rate * (factor if group["sharkfin"] else flat)
             diagnosing = model is not None and diagnostics.is_due(config, done)
             if diagnosing:
                 turnover.remember()
             parts = batches.at(step, rank, world).to(device).chunk(config.accumulate)
             first = step == start
             with count_flops() if first else nullcontext() as counted, as_written(config) if first else nullcontext():
-                terms = _optimise(accelerator, wrapped, optimizer, parameters, parts, step, config, health)
+                terms = _optimise(accelerator, wrapped, optimizer, parameters, spans, parts, step, config, health)
             project(tensors, density, config.floor)
 
             more = {"density": density, "lr": config.lr * factor}
@@ -154,6 +156,7 @@ def _optimise(
     objective: nn.Module,
     optimizer: torch.optim.Optimizer,
     parameters: list[nn.Parameter],
+    spans: tuple[tuple[int, ...], ...],
     parts: tuple[Int[Tensor, "_ T"], ...],
     step: int,
     config: TrainConfig,
@@ -171,7 +174,7 @@ def _optimise(
             if accelerator.sync_gradients:
                 norms = gradient_norms(parameters)
                 health.watch(step + 1, terms, norms)
-                terms["gradient_rms"] = limit_gradient(parameters, config, norms)
+                terms["gradient_rms"] = limit_gradient(parameters, config, norms, spans)
             optimizer.step()
             optimizer.zero_grad()
     return terms

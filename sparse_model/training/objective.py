@@ -15,12 +15,16 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """Parameters that share a peak learning rate and ε; None means the run's own (`TrainConfig`)."""
+    """Parameters that share a peak learning rate and ε; None means the run's own (`TrainConfig`).
+
+    `sharkfin` says whether the rate is multiplied by 1/√density on the way.
+    """
 
     name: str
     parameters: tuple[nn.Parameter, ...]
     lr: float | None = None
     eps: float | None = None
+    sharkfin: bool = True
 
 
 class Objective(nn.Module, ABC):

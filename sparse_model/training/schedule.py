@@ -20,9 +20,13 @@ def anneal_is_over(config: TrainConfig, step: int) -> bool:
     return config.density == 1 or step + 1 >= config.anneal * config.steps
 
 
-def learning_rate_factor(config: TrainConfig, step: int) -> float:
-    """What the peak rate is multiplied by at step `step`: warm-up, linear decay to 0, times 1/√density."""
+def learning_rate_factor(config: TrainConfig, step: int, sharkfin: bool = True) -> float:
+    """What the peak rate is multiplied by at step `step`: warm-up, linear decay to 0, times 1/√density.
+
+    Args:
+        sharkfin: whether 1/√density belongs to it; it makes up for weights being few, and a bridge's are not.
+    """
     warmup = max(1, round(config.warmup * config.steps))
     rise = min(1.0, (step + 1) / warmup)
     fall = (config.steps - step) / config.steps
-    return rise * fall / math.sqrt(density_at(config, step))
+    return rise * fall / (math.sqrt(density_at(config, step)) if sharkfin else 1.0)

@@ -16,6 +16,10 @@ from bridges.config import BridgeConfig
 from bridges.objective import BridgedObjective, choose_crossings, run_tails
 from bridges.protocol import residual_sites
 from dense_adapters import DenseStack, load_dense
+from sparse_model.training.batches import Batches
+from sparse_model.training.config import TrainConfig
+from sparse_model.training.loop import train
+from sparse_model.training.schedule import learning_rate_factor
 
 SHAPES: list[dict[str, Any]] = [
     {},
@@ -86,7 +90,7 @@ def test_gradients_are_those_of_the_naive_objective_with_detached_targets(pair: 
     def gradients(loss: torch.Tensor) -> list[torch.Tensor]:
         return list(torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True))
 
-    ours = gradients(BridgedObjective(*models, BridgeConfig())(tokens, draw=0)["loss"])
+    ours = gradients(BridgedObjective(*models, BridgeConfig(cross_entropy=1))(tokens, draw=0)["loss"])
     naive = gradients(sum(naive_terms(models, tokens).values()))
     attached = gradients(sum(naive_terms(models, tokens, detach=False).values()))
     for a, b in zip(ours, naive, strict=True):
@@ -112,6 +116,30 @@ def test_a_dense_model_as_loaded_is_neither_trained_nor_given_gradients(
 def test_the_bridges_train_at_their_own_rate(pair: Callable) -> None:
     groups = BridgedObjective(*pair(), BridgeConfig(lr=0.5, eps=1e-3)).parameter_groups()
     assert [(group.name, group.lr, group.eps) for group in groups] == [("sparse", None, None), ("bridge", 0.5, 1e-3)]
+    assert [group.sharkfin for group in groups] == [True, True]
+    plain = BridgedObjective(*pair(), BridgeConfig(sharkfin=False)).parameter_groups()
+    assert [group.sharkfin for group in plain] == [True, False]
+
+
+@pytest.mark.parametrize("sharkfin", [True, False])
+def test_the_loop_multiplies_the_bridges_rate_by_one_over_root_density_only_when_told_to(
+    sharkfin: bool, pair: Callable, blocks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, float]] = []
+    step = torch.optim.AdamW.step
+
+    def spy(self: torch.optim.AdamW, *arguments: Any, **options: Any) -> Any:
+        seen.append({group["group"]: group["lr"] for group in self.param_groups})
+        return step(self, *arguments, **options)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spy)
+    config = TrainConfig(steps=4, batch_size=2, density=0.25, anneal=0.5, lr=0.02, evaluate_every=0, log_to="none")
+    objective = BridgedObjective(*pair(), BridgeConfig(lr=0.01, sharkfin=sharkfin))
+    train(objective, Batches(blocks, 2, 0), config, tmp_path)
+    for number, rates in enumerate(seen):
+        assert rates["sparse"] == pytest.approx(0.02 * learning_rate_factor(config, number))
+        assert rates["bridge"] == pytest.approx(0.01 * learning_rate_factor(config, number, sharkfin))
+    assert len(seen) == 4
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])

@@ -21,7 +21,7 @@ from foundation.artefacts import read_tensors
 from foundation.errors import StoppedEarly, UserError
 from sparse_model.training.config import TrainConfig
 from sparse_model.training.objective import LanguageModelling, Objective, ParameterGroup
-from sparse_model.training.optimizer import limit_gradient
+from sparse_model.training.optimizer import gradient_spans, limit_gradient
 from sparse_model.training.projection import density_report
 from tests.sparse_model.training.runs import CONFIG, Make, Weights, alone, assert_same_bits, run, weights
 
@@ -305,6 +305,30 @@ def test_the_gradient_rms_is_over_all_parameters_together(mode: str, expected: f
     assert limit_gradient(parameters, config).item() == pytest.approx(3.0)
     assert parameters[0].grad.mean().item() == pytest.approx(expected)
     assert parameters[2].grad is None
+
+
+def test_each_group_may_have_a_gradient_rms_of_its_own() -> None:
+    big, small = (nn.Parameter(torch.zeros(2, 3)) for _ in range(2))
+    vector, silent = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(4))
+    parameters = [big, vector, small, silent]
+    groups = [
+        {"group": "sparse", "params": [big]},
+        {"group": "sparse", "params": [vector]},
+        {"group": "bridge", "params": [small, silent]},
+    ]
+
+    def scaled(over: str) -> list[float]:
+        for parameter, value in ((big, 3.0), (vector, 3.0), (small, 0.01)):
+            parameter.grad = torch.full_like(parameter, value)
+        config = TrainConfig(gradient_rms="normalise", gradient_rms_over=over)
+        before = limit_gradient(parameters, config, spans=gradient_spans(groups, config))
+        assert before.item() == pytest.approx(((8 * 9 + 6e-4) / 14) ** 0.5)
+        assert silent.grad is None
+        return [parameter.grad.mean().item() for parameter in (big, vector, small)]
+
+    assert scaled("group") == pytest.approx([1, 1, 1])
+    together = ((8 * 9 + 6e-4) / 14) ** 0.5
+    assert scaled("all") == pytest.approx([3 / together, 3 / together, 0.01 / together])
 
 
 def test_clipping_leaves_small_gradients_alone_and_normalising_raises_them() -> None:

@@ -41,6 +41,7 @@ def test_the_rate_warms_up_then_decays_linearly_and_grows_with_one_over_root_den
         expected = min(1, (step + 1) / 10) * (1 - step / 100)
         assert learning_rate_factor(plain, step) == pytest.approx(expected)
         assert learning_rate_factor(config, step) == pytest.approx(expected / math.sqrt(density_at(config, step)))
+        assert learning_rate_factor(config, step, sharkfin=False) == pytest.approx(expected)
     assert learning_rate_factor(plain, 99) == pytest.approx(0.01)
 
 

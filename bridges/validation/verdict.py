@@ -33,8 +33,8 @@ class Thresholds:
     """effect of the stream decoded whole at the circuit's place; share of the dense model's own difference"""
     loss: float = 0.5 * float(np.log(2))
     """of the circuit alone, calibrated; nats, half of chance"""
-    necessity: float = 0.5 * float(np.log(2))
-    """more loss without the circuit than without others; nats, half of chance"""
+    necessity: float = 0.5
+    """what goes with the circuit and not with others; share of the sparse model's own logit difference"""
     slope_low: float = 0.5
     slope_high: float = 2.0
     r2: float = 0.5
@@ -111,9 +111,10 @@ def gates(found: Findings, limits: Thresholds | None = None) -> tuple[Gate, ...]
         Gate(
             "necessary",
             inside.necessity is not None and inside.necessity.low >= limits.necessity,
-            f"without the circuit the loss is {inside.removed}, without as many others {_shown(inside.removed_others)}",
-            f"a difference of at least {limits.necessity:.3f} nats, half of chance",
-            "the sparse model does the task without the circuit, or there is nothing else to compare it to",
+            f"without the circuit {_shown(inside.necessity)} more of the sparse model's difference between the answers is gone "
+            f"than without as many others (loss {inside.removed}, without others {_shown(inside.removed_others)})",
+            f"at least {limits.necessity} of it",
+            "most of the sparse model's answer comes from elsewhere, or there is nothing else to compare the circuit to",
             "the rest holds a copy of the circuit: prune with several --seeds and compare",
         ),
         Gate(

@@ -16,7 +16,7 @@ def around(value: float, width: float = 0.02) -> Estimate:
     return Estimate(value, value - width, value + width)
 
 
-IN_SPARSE = InSparse(9, around(1.0, 0), around(0.1), around(0.2), around(1.1), around(0.01), around(1.09))
+IN_SPARSE = InSparse(9, around(1.0, 0), around(0.1), around(0.2), around(1.1), around(0.01), around(0.8), around(0.79))
 NULL = Fit(around(0.0), around(0.05), around(0.1))
 TRANSFER = Transfer(Fit(around(0.95), around(0.9), around(0.95)), {"permuted": [NULL], "untrained": [NULL]}, [])
 SPECIFIC = Specificity(1, around(0.7), around(0.05), around(0.65), 0.0099, 100, ())
@@ -35,7 +35,7 @@ FAULTS = {
     "carried": [replace(GOOD, carried=Estimate(0.8, 0.59, 0.9)), replace(GOOD, carried=None)],
     "sufficient": [replace(GOOD, in_sparse=replace(IN_SPARSE, loss=Estimate(0.3, 0.2, 0.35)))],
     "necessary": [
-        replace(GOOD, in_sparse=replace(IN_SPARSE, necessity=Estimate(0.4, 0.34, 0.5))),
+        replace(GOOD, in_sparse=replace(IN_SPARSE, necessity=Estimate(0.6, 0.49, 0.7))),
         replace(GOOD, in_sparse=replace(IN_SPARSE, necessity=None)),
     ],
     "predicted": [

@@ -1,0 +1,203 @@
+"""Prune, validate and tabulate tasks of a bridge, one command that goes on where it stopped.
+
+    python examples/verdict_table.py runs/verdicts --into docs/verdicts.md
+    python examples/verdict_table.py runs/smollm --bridge BRIDGE --dense FOLDER --task closing_quote --into docs/smollm.md
+
+Per task `RUNS/circuits/TASK` holds the circuit and `RUNS/TASK.json` all figures; several processes may share RUNS if their
+tasks differ (--part 1/2, --part 2/2). Without --bridge the bundled models are used, with the recipe's pruning settings.
+"""
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from foundation.errors import UserError
+from sparse_model.studies.page import publish
+
+ROOT = Path(__file__).resolve().parents[1]
+BUNDLED = ROOT / "cli" / "bundled"
+COLUMNS = (
+    "task", "verdict", "gates not held", "nodes / edges", "circuit alone, loss", "necessary", "M6 slope", "M6 R²",
+    "circuit at its place", "M7", "decoded", "dense patch", "best without a bridge", "single node at 1, P(target)",
+    "substitution", "standing flips (class mean)",
+)  # fmt: skip
+Report = dict[str, Any]
+
+
+def explained(name: str, folder: Path, models: Any, arguments: argparse.Namespace) -> Report:
+    """All figures of one task: kept ones, or pruned and judged now. A task that a model does not do is a row too."""
+    from bridges.validation.validate import validate_circuit
+    from sparse_model.circuits.circuit import Circuit
+    from sparse_model.circuits.evaluate import evaluate_circuit
+    from sparse_model.circuits.prune import prune
+    from sparse_model.tasks import find_task
+    from sparse_model.tasks.splits import task_splits
+
+    kept = folder / f"{name}.json"
+    if kept.is_file():
+        found: Report = json.loads(kept.read_text("utf-8"))
+        return found
+    started = time.process_time()
+    config = models.settings
+    report: Report = {"task": name, "seconds": {}}
+    try:
+        splits = task_splits(find_task(name), models.artefact.tokenizer, config.pairs, arguments.pairs, config.seed)
+        place = folder / "circuits" / name
+        if place.is_dir():
+            circuit = Circuit.load(place)
+        else:
+            found_now = prune(models.artefact.sparse, splits.train, splits.validation, models.values, config)
+            circuit = replace(found_now, pairs={"seed": config.seed, **splits.sizes()})
+            circuit.save(place)
+        report["seconds"]["prune"] = time.process_time() - started
+        evaluation = evaluate_circuit(models.artefact.sparse, circuit, splits.held_out, draws=5, seed=config.seed)
+        report |= {"nodes": evaluation.nodes, "edges": evaluation.edges, "scale": circuit.calibration.scale}
+        started = time.process_time()
+        parts = (models.artefact.bridge, models.artefact.sparse, models.stack, splits)
+        found_verdict = validate_circuit(circuit, *parts, models.text, arguments.draws, config.seed)
+        report["seconds"]["validate"] = time.process_time() - started
+        report["details"] = found_verdict.report
+    except UserError as error:
+        report["refused"] = str(error)
+    temporary = kept.with_suffix(".partial")
+    temporary.write_text(json.dumps(report), "utf-8")
+    temporary.replace(kept)
+    return report
+
+
+class Models:
+    """Everything that all tasks share, loaded once."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        from bridges.pairing import load_pairing
+        from bridges.recipe import read_recipe
+        from bridges.validation.isolation import ReferenceText
+        from sparse_model.circuits.ablation import ablation_values
+        from sparse_model.corpus.reference_text import builtin_blocks
+
+        self.settings = read_recipe(arguments.recipe).prune
+        pairing = load_pairing(arguments.bridge, arguments.dense)
+        self.artefact, self.stack = pairing.artefact, pairing.stack
+        length = self.artefact.sparse.config.block_size
+        blocks = builtin_blocks(self.artefact.tokenizer, "train", arguments.blocks, length)
+        self.values = ablation_values(self.artefact.sparse, blocks, self.settings.ablation)
+        held_out = builtin_blocks(self.artefact.tokenizer, "held_out", arguments.blocks, length)
+        self.text = ReferenceText(self.stack, held_out)
+
+
+def table(reports: list[Report]) -> str:
+    """Markdown: one row per task, the verdicts counted above."""
+    judged = [report for report in reports if "details" in report]
+    words = [report["details"]["verdict"]["word"] for report in judged]
+    counted = ", ".join(f"{words.count(word)} {word}" for word in ("explains", "steers", "fails"))
+    lines = [
+        f"{len(judged)} tasks judged: {counted}. Shares are of the dense model's own difference; 95 % intervals over templates.",
+        "",
+        "| " + " | ".join(COLUMNS) + " |",
+        "|---" * len(COLUMNS) + "|",
+    ]
+    for report in reports:
+        if "details" not in report:
+            lines.append(f"| {report['task']} | not judged: {report['refused']} |" + " |" * (len(COLUMNS) - 2))
+        else:
+            lines.append("| " + " | ".join(_cells(report)) + " |")
+    return "\n".join(lines)
+
+
+def _cells(report: Report) -> list[str]:
+    details = report["details"]
+    verdict, inside, moved = details["verdict"], details["in_sparse"], details["transfer"]
+    effect, m7 = details.get("effect"), details.get("specificity")
+    failed = [gate["name"] for gate in verdict["gates"] if not gate["passed"]]
+    return [
+        report["task"],
+        verdict["word"],
+        ", ".join(failed) or "–",
+        f"{report['nodes']} / {report['edges']}",
+        _interval(inside["loss"]),
+        _interval(inside["necessity"]),
+        _interval(moved["slope"]),
+        _interval(moved["r2"]),
+        _interval(effect and effect["circuit"]),
+        _interval(m7 and m7["difference"]),
+        _interval(effect and effect["decoded"]),
+        _interval(effect and effect["patch"]),
+        _best_baseline(details),
+        _single_node(details),
+        _substitution(details),
+        _standing(details),
+    ]
+
+
+def _interval(found: dict[str, float] | None) -> str:
+    return "–" if not found else f"{found['value']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
+
+
+def _best_baseline(details: Report) -> str:
+    if not details.get("baselines"):
+        return "–"
+    best = details["beats_baselines"]["best"]
+    return f"{_interval(details['baselines'][best]['effect'])} ({best.replace('_', ' ')})"
+
+
+def _single_node(details: Report) -> str:
+    dose = details.get("dose")
+    if not dose:
+        return "–"
+    lines = dose["directions"].values()
+    return " / ".join(
+        f"{line['none'][0]['p_target']['value']:.3f} → {line['channel'][-1]['p_target']['value']:.3f}" for line in lines
+    )
+
+
+def _substitution(details: Report) -> str:
+    shares = [row["share"]["value"] for row in details["apart"]["substitution"]]
+    return f"{max(shares):.2f}" if shares else "–"
+
+
+def _standing(details: Report) -> str:
+    if not details.get("standing"):
+        return "–"
+    return " / ".join(
+        f"{kinds['circuit']['flip_rate']['value']:.2f} ({kinds['class_mean']['flip_rate']['value']:.2f})"
+        for kinds in details["standing"].values()
+    )
+
+
+def main() -> None:
+    """Parse the command line, do what is left to do, and print or replace."""
+    from sparse_model.tasks.registry import TASKS
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("--bridge", type=Path, default=BUNDLED / "bridge")
+    parser.add_argument("--dense", default=None)
+    parser.add_argument("--recipe", type=Path, default=BUNDLED / "recipe.toml")
+    parser.add_argument("--task", action="append", default=None)
+    parser.add_argument("--part", default="1/1", help="N/M: every M-th task from the N-th on")
+    parser.add_argument("--pairs", type=int, default=64, help="validation pairs, and as many held out")
+    parser.add_argument("--draws", type=int, default=100)
+    parser.add_argument("--blocks", type=int, default=48)
+    parser.add_argument("--into", type=Path)
+    arguments = parser.parse_args()
+    number, parts = map(int, arguments.part.split("/"))
+    names = (arguments.task or sorted(TASKS))[number - 1 :: parts]
+    (arguments.runs / "circuits").mkdir(parents=True, exist_ok=True)
+    models, reports = None, []
+    for done, name in enumerate(names):
+        if models is None and not (arguments.runs / f"{name}.json").is_file():
+            models = Models(arguments)
+        started = time.perf_counter()
+        reports.append(explained(name, arguments.runs, models, arguments))
+        left = len(names) - done - 1
+        word = reports[-1].get("details", {}).get("verdict", {}).get("word", "not judged")
+        sys.stderr.write(f"{name}: {word}; {time.perf_counter() - started:.0f} s, {left} tasks left\n")
+    publish(table(reports), "verdicts", arguments.into)
+
+
+if __name__ == "__main__":
+    main()

@@ -103,7 +103,7 @@ class Streams:
         self.end = len(stack.sublayers)
         self.base = _kept(stack, self.walk, sites)
         self.counterfactual = _kept(stack, stack.walk(contrast.counterfactual), sites)
-        self._last_alone = self._takes_last_alone(sites)
+        self._by_token = {i for i in range(self.end) if self._works_by_token(i)}
         self._reader = stack.walk(_at_last(contrast.base, contrast.last)[:, None])  # a bigram table reads its tokens
         self.none = self.answers_from(self.end, self.base[self.end][None])[0]
         """answers to the presented prompts"""
@@ -132,25 +132,36 @@ class Streams:
         return found
 
     def _tail(self, site: int, h: Float[Tensor, "kM T D"]) -> Float[Tensor, "kM D"]:
-        """The final stream at the last tokens."""
+        """The final stream at the last tokens.
+
+        Sublayers that work token by token are given the tokens that matter alone: the first one after the edit those the edit
+        changed, the last one the last tokens.
+        """
         last = self.contrast.last.repeat(len(h) // len(self.contrast))
         for i in range(site, self.end):
-            if i == self.end - 1 and self._last_alone:
-                h = _at_last(h, last)[:, None]
-                return self.walk.sublayer(i, h)[:, 0]
-            h = self.walk.sublayer(i, h)
+            if i == self.end - 1 and i in self._by_token:
+                return self.walk.sublayer(i, _at_last(h, last)[None])[0]
+            h = self._changed_tokens(i, h) if i == site and i in self._by_token else self.walk.sublayer(i, h)
         return _at_last(h, last)
 
-    def _takes_last_alone(self, sites: Sequence[int]) -> bool:
-        """Whether the last sublayer works token by token, so that the last tokens alone may go through it: tried, not assumed."""
-        if self.stack.sublayers[-1].kind != "mlp" or self.end - 1 not in sites:
+    def _changed_tokens(self, i: int, h: Float[Tensor, "kM T D"]) -> Float[Tensor, "kM T D"]:
+        """Sublayer i at the tokens that differ from the presented prompts; the others come out as they did there."""
+        stacked = h.view(-1, *self.base[i].shape)
+        changed = (stacked != self.base[i]).any(-1)
+        out = self.base[i + 1].expand(len(stacked), *self.base[i + 1].shape[-3:]).clone()
+        if bool(changed.any()):
+            out[changed] = self.walk.sublayer(i, stacked[changed][None])[0]
+        return out.flatten(0, 1)
+
+    def _works_by_token(self, i: int) -> bool:
+        """Whether sublayer i works token by token, so that some tokens alone may go through it: tried, not assumed."""
+        if self.stack.sublayers[i].kind != "mlp" or i not in self.base or i + 1 not in self.base:
             return False
-        h, last = self.base[self.end - 1], self.contrast.last
+        h, whole = (_at_last(self.base[site], self.contrast.last) for site in (i, i + 1))
         try:
-            alone = self.walk.sublayer(self.end - 1, _at_last(h, last)[:, None])[:, 0]
+            alone = self.walk.sublayer(i, h[None])[0]
         except (RuntimeError, ValueError, IndexError):
             return False
-        whole = _at_last(self.base[self.end], last)
         return bool(torch.allclose(alone, whole, atol=1e-4 * float(whole.abs().max()), rtol=1e-4))
 
 

@@ -9,6 +9,7 @@ Plants       see `planted`: the circuit in dense stacks whose exact bridge is kn
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,11 +20,11 @@ from torch import Tensor
 from bridges.bridge import Bridge
 from bridges.protocol import ResidualStack
 from bridges.validation.contrast import Contrast, masked
-from bridges.validation.in_sparse import in_sparse
+from bridges.validation.in_sparse import InSparse, in_sparse
 from bridges.validation.node_sets import Translation
 from bridges.validation.planted import PLANTS, PlantedStack
 from bridges.validation.transfer import permuted, untrained
-from bridges.validation.validate import Carry, Evidence, Validator
+from bridges.validation.validate import TRANSFER_PAIRS, Carry, Evidence, Validator, spread
 from sparse_model.circuits.calibration import fitted
 from sparse_model.circuits.circuit import Circuit, random_circuit
 from sparse_model.circuits.evidence.outcome import Subject
@@ -36,6 +37,7 @@ RIVALS = ("most_moved",)
 PLANTED = tuple(f"planted_{name}" for name in PLANTS)
 KINDS = ("circuit", *PLACEBOS, *RIVALS, *PLANTED)
 CALIBRATION_PAIRS = 64
+PLANT_PAIRS = 12
 Keep = Mapping[str, Bool[Tensor, " W"]]
 
 
@@ -96,18 +98,26 @@ class Suite:
         }
         if kind.startswith("planted_"):
             return self._planted(kind.removeprefix("planted_"))
-        circuit = self.circuit if kind in (*carries, "circuit") else self._set(kind)
+        if kind in (*carries, "circuit"):
+            return self.validator.judge(self.circuit.nodes, self._inside, self.draws, carries.get(kind), full=False)
+        circuit = self._set(kind)
         inside = in_sparse(self.sparse, circuit, self.splits.held_out, seed=self.seed)
-        return self.validator.judge(circuit.nodes, inside, self.draws, carries.get(kind), full=False)
+        return self.validator.judge(circuit.nodes, inside, self.draws, full=False)
+
+    @cached_property
+    def _inside(self) -> InSparse:
+        """What the circuit does in the sparse model, which no bridge changes."""
+        return in_sparse(self.sparse, self.circuit, self.splits.held_out, seed=self.seed)
 
     def _planted(self, name: str) -> Evidence:
         (plant,) = (one for one in PLANTS if one == name)
         stack = PlantedStack(self.sparse, plant, self.seed)
-        splits = replace(self.splits, held_out=self.splits.held_out.select(slice(0, 32)))
-        splits = replace(splits, validation=self.splits.validation.select(slice(0, 16)))
+        few = self.splits.held_out.select(spread(len(self.splits.held_out), TRANSFER_PAIRS))
+        choose = self.splits.validation.select(spread(len(self.splits.validation), PLANT_PAIRS))
+        splits = replace(self.splits, held_out=few, validation=choose)
         validator = Validator(stack.bridge(), self.sparse, stack, splits, self.seed)
-        inside = in_sparse(self.sparse, self.circuit, self.splits.held_out, seed=self.seed)
-        return validator.judge(self.circuit.nodes, inside, self.draws, full=False)
+        validator.known = self.validator.known  # the same sparse model on the same pairs
+        return validator.judge(self.circuit.nodes, self._inside, self.draws, full=False)
 
     def _set(self, kind: str) -> Circuit:
         """A circuit that holds other nodes than the pruned one, calibrated on training pairs as that is."""

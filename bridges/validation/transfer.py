@@ -110,8 +110,19 @@ def _part(channels: SiteChannels, generator: torch.Generator) -> list[int]:
 
 
 @torch.no_grad()
-def transfer(found: Translation, circuit: Mapping[int, SiteChannels], seed: int = 0, nulls: int = NULLS) -> Transfer:
-    """Measure it on the held-out contrast of `found`."""
+def transfer(
+    found: Translation,
+    circuit: Mapping[int, SiteChannels],
+    seed: int = 0,
+    nulls: int = NULLS,
+    known: dict[SiteChannels, NDArray[np.floating]] | None = None,
+) -> Transfer:
+    """Measure it on the held-out contrast of `found`.
+
+    Args:
+        known: effects in the sparse model on these prompts, by set; what is missing is added.
+    """
+    known = {} if known is None else known
     interventions = family(found, circuit, seed)
     of_sparse, of_dense = Shares(found.sparse, seed=seed), Shares(found.dense, seed=seed)
     e_s, e_d = [], []
@@ -124,7 +135,9 @@ def transfer(found: Translation, circuit: Mapping[int, SiteChannels], seed: int 
     for one in shown:
         site = found.bridge.alignment.sites[one.channels.place]
         change = masked(found.sparse_change(one.channels), found.contrast.counted)
-        e_s.append(of_sparse.resampled(found.sparse.edited(site.sparse, change[None])[0]))
+        if one.channels not in known:
+            known[one.channels] = of_sparse.resampled(found.sparse.edited(site.sparse, change[None])[0])
+        e_s.append(known[one.channels])
         carried = [found.dense_change(one.channels.place, change)]
         carried += [
             found.with_bridge(bridge).dense_change(one.channels.place, change)

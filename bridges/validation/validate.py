@@ -12,7 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bridges.bridge import Bridge
@@ -89,9 +91,11 @@ class Validator:
         self.bridge, self.sparse, self.dense, self.splits, self.seed = bridge, sparse, dense, splits, seed
         self.held_out = Translation(Contrast.of(splits.held_out), sparse, dense, bridge)
         self.validation = Translation(Contrast.of(splits.validation), sparse, dense, bridge)
-        few = splits.held_out.select(_spread(len(splits.held_out), TRANSFER_PAIRS))
+        few = splits.held_out.select(spread(len(splits.held_out), TRANSFER_PAIRS))
         self.few = Translation(Contrast.of(few), sparse, dense, bridge)
         train = splits.train.select(slice(0, max(len(splits.validation), 2)))
+        self.known: dict[SiteChannels, NDArray[np.floating]] = {}
+        """effects in the sparse model on the few pairs, by set: they do not depend on the bridge or the dense model"""
         self.train = Streams(dense, Contrast.of(train), [site.dense for site in bridge.alignment.sites])
 
     def judge(
@@ -126,7 +130,7 @@ class Validator:
                 ("sparse", of_sparse, held_out.sparse),
             )
         }
-        moved = transfer(few, channels, self.seed)
+        moved = transfer(few, channels, self.seed, known=self.known)
         at = None if place is None else self._at(held_out, validation, channels[place], draws)
         found = Findings(
             accuracy_dense=accuracy["dense"],
@@ -263,7 +267,7 @@ def validate_circuit(
     return Validation({**report, "standing": judged}, found.gates, edits)
 
 
-def _spread(count: int, wanted: int) -> list[int]:
+def spread(count: int, wanted: int) -> list[int]:
     """At most `wanted` of `count` pairs, evenly spread so that all templates stay in."""
     return sorted({round(i * (count - 1) / max(1, wanted - 1)) for i in range(min(count, wanted))})
 

@@ -74,5 +74,5 @@ def train_bridge(
         save_bridge(folder, bridge, sparse, tokenizer, description)
 
     batches = Batches(train_blocks, train.batch_size, train.seed)
-    train_artefact(out, objective, batches, train, identity, write, overwrite, validation)
+    train_artefact(out, objective, batches, train, identity, write, overwrite, validation, kind="bridge")
     return description

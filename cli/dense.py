@@ -53,6 +53,7 @@ def train(
         lambda folder: save_dense(network, data.tokenizer, folder),
         overwrite,
         Validation.of(data),
+        kind="dense model",
     )
     say(f"dense model written to {out}")
     if as_json:

@@ -11,13 +11,43 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from foundation.artefacts import atomic_folder, read_json, read_tensors, save_tensors, write_json
+from foundation.artefacts import (
+    Description,
+    UnwrittenError,
+    atomic_folder,
+    check_fingerprint,
+    read_description,
+    read_tensors,
+    save_tensors,
+    write_json,
+)
 from foundation.errors import UserError
+from foundation.exchange import remove
+from foundation.fingerprints import tensors_fingerprint
+from foundation.tensors import Expected, check_tensors
+from foundation.text import one_line
 from sparse_model.training.sharding import gather, local, split_like
+
+PARAMETERS, MOMENTS, STATE = "objective.safetensors", "optimizer.safetensors", "state.json"
+
+
+class State(Description):
+    """`state.json`: steps done, the run's settings, and fingerprints of the tensors by file."""
+
+    step: int = Field(ge=0)
+    run: dict[str, Any]
+    tensors_fingerprint: dict[str, str] = Field(default_factory=dict)
+
+
+class BestState(State):
+    """The same of the best parameters, with the loss they were chosen by, in nats/token."""
+
+    validation_loss: float
 
 
 def save(
@@ -42,10 +72,8 @@ def save(
         return
     try:
         with atomic_folder(folder / f"step-{step:08d}", overwrite=True) as temporary:
-            save_tensors(temporary / "objective.safetensors", state)
-            save_tensors(temporary / "optimizer.safetensors", moments)
-            write_json(temporary / "state.json", {"step": step, "run": run})
-    except OSError as error:
+            _write(temporary, {PARAMETERS: state, MOMENTS: moments}, {"step": step, "run": run})
+    except (OSError, UnwrittenError) as error:
         raise _unwritten(folder, step, error) from None
     for old in _complete(folder, "step")[:-keep]:
         shutil.rmtree(old)
@@ -66,13 +94,12 @@ def save_best(
     if not writes:
         return False
     earlier = _complete(folder, "best")
-    if any(read_json(path, "state.json", "checkpoint")["validation_loss"] <= loss for path in earlier):
+    if any(read_description(BestState, path, STATE, "checkpoint").validation_loss <= loss for path in earlier):
         return False
     try:
         with atomic_folder(folder / f"best-{step:08d}", overwrite=True) as temporary:
-            save_tensors(temporary / "objective.safetensors", parameters)
-            write_json(temporary / "state.json", {"step": step, "run": run, "validation_loss": loss})
-    except OSError as error:
+            _write(temporary, {PARAMETERS: parameters}, {"step": step, "run": run, "validation_loss": loss})
+    except (OSError, UnwrittenError) as error:
         raise _unwritten(folder, step, error) from None
     for old in earlier:
         if old != folder / f"best-{step:08d}":
@@ -86,12 +113,12 @@ def load_best(folder: Path, objective: nn.Module) -> dict[str, Any]:
     Raises:
         UserError: there is none, or it cannot be read.
     """
-    found = [(read_json(path, "state.json", "checkpoint"), path) for path in _complete(folder, "best")]
+    found = [(read_description(BestState, path, STATE, "checkpoint"), path) for path in _complete(folder, "best")]
     if not found:
         raise UserError(f"{folder}: holds no best checkpoint; train with --evaluate-every above 0, or --save last")
-    state, path = min(found, key=lambda pair: (pair[0]["validation_loss"], pair[0]["step"]))
-    _copy(read_tensors(path / "objective.safetensors", "checkpoint"), objective)
-    return {"step": state["step"], "validation_loss": state["validation_loss"]}
+    state, path = min(found, key=lambda pair: (pair[0].validation_loss, pair[0].step))
+    _copy(_parameters(path, state, objective), objective)
+    return {"step": state.step, "validation_loss": state.validation_loss}
 
 
 def restore(folder: Path, objective: nn.Module, optimizer: Optimizer, run: dict[str, Any]) -> int:
@@ -105,13 +132,18 @@ def restore(folder: Path, objective: nn.Module, optimizer: Optimizer, run: dict[
     complete = _complete(folder, "step")
     for path in reversed(complete):
         try:
-            state = read_json(path, "state.json", "checkpoint", needs=("step", "run"))
-            saved = read_tensors(path / "objective.safetensors", "checkpoint")
-            moments = read_tensors(path / "optimizer.safetensors", "checkpoint")
+            state = read_description(State, path, STATE, "checkpoint")
+            if path.name != f"step-{state.step:08d}":
+                raise UserError(
+                    f"{path}: is of step {state.step}, not of the one in its name; the checkpoint is damaged"
+                )
+            changed = _differences(state.run, json.loads(json.dumps(run)))
+            if not changed:
+                saved = _parameters(path, state, objective)
+                moments = _saved_moments(path, state, optimizer)
         except UserError as error:
             tqdm.write(f"{error}; going back to the checkpoint before it", file=sys.stderr)
             continue
-        changed = _differences(state["run"], json.loads(json.dumps(run)))
         if changed:
             raise UserError(
                 f"{folder.parent}: holds an unfinished run with other settings ({', '.join(changed)}); finish it with its "
@@ -119,7 +151,7 @@ def restore(folder: Path, objective: nn.Module, optimizer: Optimizer, run: dict[
             )
         _copy(saved, objective)
         _restore_moments(optimizer, moments)
-        return int(state["step"])
+        return state.step
     if complete:
         raise UserError(
             f"{folder}: none of its {len(complete)} checkpoints can be read, all are damaged; pass --overwrite to start anew"
@@ -128,10 +160,14 @@ def restore(folder: Path, objective: nn.Module, optimizer: Optimizer, run: dict[
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Delete what a kill in the middle of a save left behind."""
-    for pattern in (".*.partial", ".*.old"):
+    """Delete what a kill in the middle of a save left behind, and folders without the file that is written last."""
+    for pattern in (".*.partial", ".*.old", ".*.lock"):
         for path in folder.glob(pattern):
-            shutil.rmtree(path)
+            remove(path)
+    for pattern in ("step-*", "best-*"):
+        for path in folder.glob(pattern):
+            if not (path / STATE).is_file():
+                remove(path)
 
 
 def trained_state(objective: nn.Module) -> dict[str, Tensor]:
@@ -150,15 +186,53 @@ def _differences(old: Any, new: Any, place: str = "") -> list[str]:
     return [] if old == new else [place]
 
 
-def _unwritten(folder: Path, step: int, error: OSError) -> UserError:
+def _write(folder: Path, files: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
+    for name, tensors in files.items():
+        save_tensors(folder / name, tensors)
+    prints = {name: tensors_fingerprint(tensors) for name, tensors in files.items()}
+    write_json(folder / STATE, {**state, "tensors_fingerprint": prints})
+
+
+def _parameters(path: Path, state: State, objective: nn.Module) -> dict[str, Tensor]:
+    """The parameters of a checkpoint, which fit the objective's.
+
+    Raises:
+        UserError: they do not, or cannot be read.
+    """
+    saved = read_tensors(path / PARAMETERS, "checkpoint")
+    check_fingerprint(saved, state.tensors_fingerprint.get(PARAMETERS), path / PARAMETERS, "checkpoint")
+    expected = {name: Expected(tuple(target.shape)) for name, target in trained_state(objective).items()}
+    check_tensors(saved, expected, path / PARAMETERS, "checkpoint")
+    return saved
+
+
+def _saved_moments(path: Path, state: State, optimizer: Optimizer) -> dict[str, Tensor]:
+    """The optimizer's state of a checkpoint: per parameter scalars and tensors of its shape.
+
+    Raises:
+        UserError: it does not fit the optimizer, or cannot be read.
+    """
+    moments = read_tensors(path / MOMENTS, "checkpoint")
+    check_fingerprint(moments, state.tensors_fingerprint.get(MOMENTS), path / MOMENTS, "checkpoint")
+    parameters = _ordered(optimizer)
+    for name, value in moments.items():
+        index, _, key = name.partition(".")
+        known = index.isdecimal() and len(index) < 10 and int(index) < len(parameters) and bool(key)
+        if not known or (value.dim() and value.shape != parameters[int(index)].shape):
+            raise UserError(f"{path / MOMENTS}: '{one_line(name)}' fits no parameter; the checkpoint is damaged")
+    return moments
+
+
+def _unwritten(folder: Path, step: int, error: OSError | UnwrittenError) -> UserError:
+    reason = error.reason if isinstance(error, UnwrittenError) else error
     return UserError(
-        f"{folder}: checkpoint at step {step} could not be written ({error}); free some space and run the same "
+        f"{folder}: checkpoint at step {step} could not be written ({reason}); free some space and run the same "
         "command to go on from the last good one"
     )
 
 
 def _complete(folder: Path, kind: str) -> list[Path]:
-    return sorted(path for path in folder.glob(f"{kind}-*") if (path / "state.json").is_file())
+    return sorted(path for path in folder.glob(f"{kind}-*") if (path / STATE).is_file())
 
 
 @torch.no_grad()

@@ -39,4 +39,5 @@ def train_sparse(
         write,
         overwrite,
         Validation.of(data),
+        kind="sparse model",
     )

@@ -7,45 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from foundation.artefacts import SCHEMA_VERSION, atomic_folder, read_json, read_tensors, save_tensors, write_json
+from foundation.artefacts import SCHEMA_VERSION, read_json, read_tensors, save_tensors, write_json
 from foundation.errors import UserError
 from foundation.fingerprints import model_fingerprint, tensors_fingerprint
 from sparse_model import SparseTransformer
-
-
-def test_a_folder_appears_whole_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
-    with atomic_folder(tmp_path / "deep" / "out") as folder:
-        (folder / "a").write_text("1")
-        assert not (tmp_path / "deep" / "out").exists()
-    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
-    assert (tmp_path / "deep" / "out" / "a").read_text() == "1"
-
-
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_a_failure_leaves_what_was_there(overwrite: bool, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    if overwrite:
-        out.mkdir()
-        (out / "old").write_text("kept")
-    with pytest.raises(FileNotFoundError), atomic_folder(out, overwrite) as folder:
-        (folder / "half").write_text(Path("missing").read_text())
-    assert sorted(path.name for path in tmp_path.rglob("*")) == (["old", "out"] if overwrite else [])
-
-
-def test_an_existing_folder_is_replaced_only_when_asked(tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "old").write_text("")
-    with pytest.raises(UserError, match="already exists"), atomic_folder(tmp_path / "out"):
-        pass
-    with atomic_folder(tmp_path / "out", overwrite=True) as folder:
-        (folder / "new").write_text("")
-    assert [path.name for path in tmp_path.rglob("*")] == ["out", "new"]
-
-
-def test_a_path_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written"), atomic_folder(tmp_path / "file" / "out"):
-        pass
 
 
 def test_a_description_reads_back_with_its_schema_version(tmp_path: Path) -> None:

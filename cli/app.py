@@ -7,6 +7,8 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from cli.replacing import check_inputs_kept
+
 GENERAL = "General"
 """The section of options that mean the same in every command."""
 UsageError: type[Any] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
@@ -15,7 +17,19 @@ CLOSE = 0.6
 
 
 class Command(TyperCommand):
-    """Help with one section for a command's own options, one a table of settings, and one for the general options."""
+    """Help with one section for a command's own options, one a table of settings, and one for the general options.
+
+    Before it does anything, it looks at what it would write over.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command.
+
+        Raises:
+            UserError: with `--overwrite`, an input would be lost.
+        """
+        check_inputs_kept(ctx.params)
+        return super().invoke(ctx)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the sections, the general one last."""

@@ -9,7 +9,9 @@ import typer
 from cli.dropped import say_dropped
 from cli.options import Device, Json, Out, check_device, with_settings
 from cli.output import interval, print_json, print_table, say
+from foundation.artefacts import parse_json, read_json
 from foundation.errors import UserError
+from foundation.writing import replace_text, written
 from sparse_model.circuits.config import MODELS, CompareConfig
 from sparse_model.corpus.fragment import Split
 
@@ -132,13 +134,14 @@ def _claim(out: Path, identity: dict[str, Any]) -> None:
     """
     place = out / "identity.json"
     if place.is_file():
-        if json.loads(place.read_text("utf-8")) != identity:
+        if read_json(out, place.name, "comparison") != identity:
             raise UserError(f"{out}: holds a comparison of other models or settings; choose another --out")
         return
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out}: is not empty and holds no comparison; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
-    place.write_text(json.dumps(identity), encoding="utf-8")
+    with written(out):
+        replace_text(place, json.dumps(identity))
 
 
 def _sweep_all(
@@ -181,7 +184,7 @@ def _sweep_all(
                     points = sweep(model, train, validation, held_out, values[name], config, k_coef)
                     _write(place, [point.to_json() for point in points])
                     say(f"{name} {task.name} k_coef {k_coef:g}: {_brief(points)}")
-                sweeps[name][task.name] += [Point(**point) for point in json.loads(place.read_text("utf-8"))]
+                sweeps[name][task.name] += _points(place)
     return sweeps, refused
 
 
@@ -191,10 +194,18 @@ def _brief(points: list["Point"]) -> str:
     )
 
 
+def _points(place: Path) -> list["Point"]:
+    from sparse_model.circuits.compare import Point
+
+    try:
+        return [Point(**point) for point in parse_json(place.read_bytes())]
+    except (ValueError, TypeError):
+        raise UserError(f"{place}: is damaged; remove it, and the same command makes it again") from None
+
+
 def _write(place: Path, values: Any) -> None:
-    temporary = place.with_suffix(".partial")
-    temporary.write_text(json.dumps(values), encoding="utf-8")
-    temporary.replace(place)
+    with written(place):
+        replace_text(place, json.dumps(values))
 
 
 def _needed(report: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ import typer
 
 from cli.options import CorpusText, Json, Overwrite, Seed
 from cli.output import print_json, print_table, say
+from cli.replacing import check_drawing
 from foundation.errors import UserError
 
 KINDS = (".html", ".svg")
@@ -37,11 +38,12 @@ def show(
     Example: sparsebridge circuit show runs/closing_quote --model runs/bridge --out closing_quote.html
     """
     from cli.loading import load_sparse, load_tokenizer
+    from foundation.writing import write_file
     from sparse_model.circuits.circuit import Circuit
     from sparse_model.corpus.reference_text import reference_blocks
 
     if out is not None:
-        _check_out(out, overwrite)
+        kind = check_drawing(out, overwrite, KINDS)
     loaded = Circuit.load(circuit)
     sparse = load_sparse(model, "cpu")
     loaded.check_model(sparse, str(model))
@@ -71,23 +73,10 @@ def show(
     text = reference_blocks(tokenizer, "held_out", blocks, sparse.config.block_size, corpus)
     board = circuit_board(sparse, loaded, held_out, tokenizer, text, contexts)
     drawn = board_page(board, found.description) if out.suffix == ".html" else board_drawing(board, "board") + "\n"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(drawn, encoding="utf-8")
+    write_file(out, drawn, overwrite, kind)
     say(f"{len(board['nodes'])} nodes and {len(board['edges'])} edges drawn into {out}")
     if as_json:
         print_json(board)
-
-
-def _check_out(out: Path, overwrite: bool) -> None:
-    """Refuse what cannot be drawn into.
-
-    Raises:
-        UserError: another kind of file, or one that exists.
-    """
-    if out.suffix not in KINDS:
-        raise UserError(f"{out}: a drawing is a page or a picture; end --out in {' or '.join(KINDS)}")
-    if out.exists() and not overwrite:
-        raise UserError(f"{out}: already exists; choose another --out or pass --overwrite")
 
 
 def _list(model: Any, circuit: Any, as_json: bool) -> None:

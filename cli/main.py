@@ -13,6 +13,7 @@ import typer
 
 from cli.app import App, Group
 from foundation.errors import StoppedEarly, UserError
+from foundation.text import one_line
 
 COMMANDS = {
     "demo": "The main job on the bundled model, offline: circuit, edit, verdict, report.",
@@ -106,7 +107,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    sys.stderr.write(f"sparsebridge: {' '.join(message.split())}\n")
+    sys.stderr.write(f"sparsebridge: {one_line(message)}\n")
     return code
 
 

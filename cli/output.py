@@ -1,6 +1,7 @@
 """What commands print: one JSON object on stdout, or tables for people; everything else on stderr.
 
-Of several processes that run one command together, only the first prints.
+Of several processes that run one command together, only the first prints. What tokens, files and models are called is
+text, never markup, and cannot move the cursor or turn the reading direction (`foundation.text`).
 """
 
 import json
@@ -11,6 +12,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from foundation.text import visible
 
 PIPED_WIDTH = 140
 """Characters of a table that does not go to a terminal."""
@@ -24,7 +28,7 @@ def is_first_process() -> bool:
 def say(message: str) -> None:
     """A line of progress, on stderr."""
     if is_first_process():
-        sys.stderr.write(message + "\n")
+        sys.stderr.write(visible(message) + "\n")
 
 
 def print_json(values: Mapping[str, Any]) -> None:
@@ -37,19 +41,27 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     """A table on stdout; columns of figures are set flush right, those that hold a word flush left."""
     if not is_first_process():
         return
-    table = Table(title=title, title_justify="left", caption=note or None, caption_justify="left")
+    table = Table(
+        title=_text(title, "table.title"), title_justify="left",
+        caption=_text(note, "table.caption") if note else None, caption_justify="left",
+    )  # fmt: skip
     for number, column in enumerate(columns):
         is_text = number == 0 or any(row[number][:1].isalpha() for row in rows)
         is_inner = 0 < number < len(columns) - 1
         table.add_column(
-            column, justify="left" if is_text else "right", no_wrap=is_inner, min_width=1 if number else 12
+            _text(column), justify="left" if is_text else "right", no_wrap=is_inner, min_width=1 if number else 12
         )
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(_text, row))
     console = Console(soft_wrap=False, highlight=False)
     if not console.is_terminal:  # a file or a pipe has no edge: names stay whole
         console = Console(soft_wrap=False, highlight=False, width=max(console.width, PIPED_WIDTH))
     console.print(table)
+
+
+def _text(content: str, style: str = "") -> Text:
+    """A cell: what it says, escaped, and never read as markup."""
+    return Text(visible(content), style)
 
 
 def interval(estimate: Mapping[str, float], digits: int = 3) -> str:

@@ -8,6 +8,8 @@ import typer
 from cli.app import App
 from cli.options import Overwrite
 from cli.output import say
+from cli.replacing import check_drawing
+from foundation.errors import UserError
 
 app = App(help=__doc__)
 
@@ -27,21 +29,16 @@ def report(
 
     Example: sparsebridge report runs/bridge
     """
-    from foundation.errors import UserError
-
     target = out or Path(f"{path.resolve().name}.html")
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; give an artefact that a sparsebridge command wrote")
     if target.resolve().is_relative_to(path.resolve()):
         raise UserError(f"{target}: lies within the artefact, which is left as it is; choose another --out")
-    if target.exists() and not overwrite:
-        raise UserError(f"{target}: already exists; choose another --out or pass --overwrite")
+    kind = check_drawing(target, overwrite, (".html",))
     if not target.parent.is_dir():
         raise UserError(f"{target}: its folder does not exist; make it, or choose another --out")
     from bridges.reports.page import render_artefact
+    from foundation.writing import write_file
 
-    page = render_artefact(path)
-    partial = target.with_name(f".{target.name}.partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(target)
+    write_file(target, render_artefact(path), overwrite, kind)
     say(f"page written to {target}")

@@ -98,7 +98,7 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
         ValueError: a number is not finite.
         OSError: it cannot be written; what was there is untouched.
     """
-    head = {"schema_version": SCHEMA_VERSION, "made_by": f"sparsebridge {version_of("sparsebridge")}"}
+    head = {"schema_version": SCHEMA_VERSION, "made_by": f"sparsebridge {version_of('sparsebridge')}"}
     replace_text(path, json.dumps({**head, **values}, indent=1, allow_nan=False) + "\n")
 
 
@@ -198,8 +198,8 @@ def _newer(path: Path, kind: str, schema: int, maker: Any) -> str:
     by = f", written by sparsebridge {named[1]}," if named else ""
     how = f"install sparsebridge {named[1]} or later" if named else "update sparsebridge"
     return (
-        f"{path}: schema {schema}{by} is newer than this version ({version_of("sparsebridge")}) knows; {how}, or make the {kind} again "
-        "with this one"
+        f"{path}: schema {schema}{by} is newer than this version ({version_of('sparsebridge')}) knows; {how}, or make "
+        f"the {kind} again with this one"
     )
 
 

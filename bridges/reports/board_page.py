@@ -16,6 +16,7 @@ from bridges.reports.circuit_section import PARTS
 from bridges.reports.figures.activations import visible
 from bridges.reports.figures.board_drawing import board_drawing, board_label
 from bridges.reports.numbers import figure
+from foundation.text import drawn
 
 NAME = "board"
 
@@ -27,8 +28,8 @@ def board_page(board: Mapping[str, Any], description: str) -> str:
         description: the task's rule, in a sentence.
     """
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, finalize=drawn, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     numbers = {node["address"]: number for number, node in enumerate(board["nodes"])}
     joints = _joints(board, numbers)

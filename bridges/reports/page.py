@@ -17,6 +17,7 @@ from bridges.reports.blocks import Page
 from bridges.reports.overview import report_page
 from foundation.artefacts import atomic_folder, read_json, write_json
 from foundation.errors import UserError
+from foundation.text import drawn
 
 REPORT, HTML = "report.json", "report.html"
 
@@ -74,6 +75,11 @@ def not_finite(values: Any, path: str = "") -> str | None:
 def _render(page: Page) -> str:
     here = Path(__file__).parent
     environment = Environment(
-        loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(here),
+        autoescape=True,
+        finalize=drawn,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     return environment.get_template("page.html").render(page=page)

@@ -14,6 +14,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from foundation.text import visible
+
 FORWARD, BACKWARD = "#0072b2", "#c2540a"
 """Direction a → b, or larger on a prompts; direction b → a, or larger on b prompts. Safe for colour-blind eyes."""
 INK, FAINT, RULE = "#222222", "#6b6b6b", "#d8d8d8"
@@ -85,5 +87,5 @@ def to_svg(figure: Figure, name: str, label: str) -> str:
     fresh = re.sub(r'\s(width|height)="[\d.]+pt"', "", opening)[: -len(">")]
     # 1 pt of the drawing is 4/3 px of the page
     size = f'style="width:{width * 4 / 3:.0f}px;aspect-ratio:{width:.1f}/{height:.1f}"'
-    title = escape(label, quote=True)
+    title = escape(visible(label), quote=True)
     return f'{fresh} role="img" aria-label="{title}" {size}>\n<title>{title}</title>{text[len(opening) :]}'.strip()

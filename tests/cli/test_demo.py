@@ -56,6 +56,7 @@ def test_the_demo_reports_every_documented_key_and_writes_its_page(
     assert _documented("Under `tasks.<name>`") <= set(task)
     stored = json.loads((out / "report.json").read_text("utf-8"))
     assert stored.pop("schema_version")
+    assert stored.pop("made_by")
     assert stored == report
     assert "attention_mask" not in ran.err, "advice about padding, where nothing is padded"
     page = (out / "report.html").read_text("utf-8")

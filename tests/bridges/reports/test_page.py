@@ -164,6 +164,7 @@ def test_written_reports_hold_the_json_they_are_drawn_from(report: dict[str, Any
     write_report(tmp_path / "out", report)
     stored = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
     assert stored.pop("schema_version") == 1
+    assert stored.pop("made_by").startswith("sparsebridge ")
     assert stored == json.loads(json.dumps(report))
     page = render_artefact(tmp_path / "out")
     assert "Versions and settings" in page

@@ -5,10 +5,13 @@ With `--into README.md` the table between the two `results` comments of that fil
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from sparse_model.studies.page import publish
+
+Task = dict[str, Any]
 
 
 def table(report: dict[str, Any]) -> str:
@@ -32,36 +35,55 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _interval(found: dict[str, float]) -> str:
-    return f"{found['value']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
+def _interval(found: dict[str, float] | None) -> str:
+    return "–" if found is None else f"{found['value']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
 
 
-ROWS: list[tuple[str, Any]] = [
-    ("verdict", lambda t: t["verdict"]),
+def _effect(name: str) -> Callable[[Task], str]:
+    return lambda task: _interval(task["effect"] and task["effect"][name])
+
+
+def _failed(task: Task) -> str:
+    failed = [gate["name"] for gate in task["details"]["verdict"]["gates"] if not gate["passed"]]
+    return ", ".join(failed) or "none"
+
+
+def _baseline(task: Task) -> str:
+    if task["baselines"] is None:
+        return "–"
+    best = task["beats_baselines"]["best"]
+    return f"{_interval(task['baselines'][best])} ({best.replace('_', ' ')})"
+
+
+def _number(task: Task, key: str, digits: int) -> str:
+    return "–" if task[key] is None else f"{task[key]:.{digits}f}"
+
+
+ROWS: list[tuple[str, Callable[[Task], str]]] = [
+    ("**verdict**", lambda t: f"**{t['verdict']}**"),
+    ("gates that do not hold", _failed),
     ("circuit: nodes / edges", lambda t: f"{t['nodes']} / {t['edges']}"),
     (
-        "task loss of the circuit alone (whole model; chance 0.693)",
-        lambda t: f"{t['task_loss']:.3f} ({t['task_loss_full_model']:.4f})",
+        "task loss of the circuit alone, calibrated (whole model; chance 0.693)",
+        lambda t: f"{t['task_loss_calibrated']:.3f} ({t['task_loss_full_model']:.4f})",
+    ),
+    ("sparse model's answer that goes with the circuit", lambda t: _interval(t["details"]["in_sparse"]["necessity"])),
+    ("circuit's edit in the dense model, share of its own difference", _effect("circuit")),
+    (
+        "… the dense model's own patch there; the whole stream decoded",
+        lambda t: f"{_effect('patch')(t)}; {_effect('decoded')(t)}",
     ),
     (
-        "… with the circuit removed (as many nodes outside it; drawn from all nodes)",
-        lambda t: f"{t['necessity_loss']:.2f} ({t['necessity_random_loss']:.4f}; {t['necessity_any_loss']:.3f})",
+        "… more than matched sets outside the circuit (M7)",
+        lambda t: _interval(t["specificity"] and t["specificity"]["difference"]),
     ),
     (
-        "… that loss over the loss without as many other nodes (outside; any)",
-        lambda t: "{:.0f}; {:.1f}".format(
-            *(t["necessity_loss"] / t[f"necessity_{drawn}_loss"] for drawn in ("random", "any"))
-        ),
+        "M6: slope of dense over sparse effects; R²",
+        lambda t: f"{_interval(t['transfer']['slope'])}; {_interval(t['transfer']['r2'])}",
     ),
-    ("paired edit recovers, a → b (full patch 1)", lambda t: _interval(t["recovered"]["a_to_b"])),
-    ("paired edit recovers, b → a", lambda t: _interval(t["recovered"]["b_to_a"])),
-    ("random directions recover, worse direction (p)", lambda t: f"{t['random_recovered']:.3f} ({t['p_value']:.4f})"),
-    (
-        "P(target) edited (none; random; full patch)",
-        lambda t: "{edited:.3f} ({none:.4f}; {random:.4f}; {full_patch:.3f})".format(**t["p_target"]),
-    ),
-    ("standing edit flips, worse direction", lambda t: f"{t['standing_flip_rate']:.3f}"),
-    ("standing edit's KL on unrelated text, nats/token", lambda t: f"{t['isolation_kl']:.4f}"),
+    ("best edit without a bridge, at equal norm", _baseline),
+    ("standing edit flips, worse direction", lambda t: _number(t, "standing_flip_rate", 3)),
+    ("standing edit's KL on unrelated text, nats/token", lambda t: _number(t, "isolation_kl", 4)),
 ]
 
 

@@ -58,7 +58,7 @@ def explained(name: str, folder: Path, models: Any, arguments: argparse.Namespac
         report |= {"nodes": evaluation.nodes, "edges": evaluation.edges, "scale": circuit.calibration.scale}
         started = time.process_time()
         parts = (models.artefact.bridge, models.artefact.sparse, models.stack, splits)
-        found_verdict = validate_circuit(circuit, *parts, models.text, arguments.draws, config.seed)
+        found_verdict = validate_circuit(circuit, *parts, models.text, arguments.draws, config.seed, models.effort)
         report["seconds"]["validate"] = time.process_time() - started
         report["details"] = found_verdict.report
     except UserError as error:
@@ -76,10 +76,12 @@ class Models:
         from bridges.pairing import load_pairing
         from bridges.recipe import read_recipe
         from bridges.validation.isolation import ReferenceText
+        from bridges.validation.validate import Effort
         from sparse_model.circuits.ablation import ablation_values
         from sparse_model.corpus.reference_text import builtin_blocks
 
         self.settings = read_recipe(arguments.recipe).prune
+        self.effort = Effort(arguments.transfer_pairs, arguments.null_bridges, not arguments.no_standing)
         pairing = load_pairing(arguments.bridge, arguments.dense)
         self.artefact, self.stack = pairing.artefact, pairing.stack
         length = self.artefact.sparse.config.block_size
@@ -181,7 +183,10 @@ def main() -> None:
     parser.add_argument("--part", default="1/1", help="N/M: every M-th task from the N-th on")
     parser.add_argument("--pairs", type=int, default=64, help="validation pairs, and as many held out")
     parser.add_argument("--draws", type=int, default=100)
-    parser.add_argument("--blocks", type=int, default=48)
+    parser.add_argument("--blocks", type=int, default=48, help="blocks of reference text")
+    parser.add_argument("--transfer-pairs", type=int, default=24, help="held-out pairs that M6 is measured on")
+    parser.add_argument("--null-bridges", type=int, default=3, help="bridges of either kind that know nothing")
+    parser.add_argument("--no-standing", action="store_true", help="leave standing edits out")
     parser.add_argument("--into", type=Path)
     arguments = parser.parse_args()
     number, parts = map(int, arguments.part.split("/"))

@@ -37,7 +37,7 @@ from bridges.validation.specificity import (
     strongest_place,
 )
 from bridges.validation.standing import standing_edits
-from bridges.validation.transfer import transfer
+from bridges.validation.transfer import NULLS, transfer
 from bridges.validation.verdict import Findings, Gate, Thresholds, Word, gates, reason_of, word_of
 from dense_adapters import DenseStack
 from foundation.statistics import Estimate, from_resamples
@@ -47,7 +47,7 @@ from sparse_model.transformer.model import SparseTransformer
 from sparse_model.transformer.nodes import Node
 
 TRANSFER_PAIRS = 24
-"""Held-out pairs over which M6 is measured: it runs both models under a hundred interventions."""
+"""Held-out pairs over which M6 is measured unless told otherwise: it runs both models under a hundred interventions."""
 Carry = Callable[[Translation], Translation]
 ISOTROPIC = 20
 """Random directions of the circuit's norm that `moves` is compared to."""
@@ -78,6 +78,17 @@ class Validation(Evidence):
     standing: Mapping[str, StandingEdit]
 
 
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured: a deep dense model may need less of it to be judged in minutes."""
+
+    transfer_pairs: int = TRANSFER_PAIRS
+    null_bridges: int = NULLS
+    """of either kind"""
+    standing: bool = True
+    """whether standing edits are fitted and judged too"""
+
+
 class Validator:
     """Two models, a bridge and one task's pairs, on which any number of node sets can be judged.
 
@@ -86,12 +97,19 @@ class Validator:
 
     @torch.no_grad()
     def __init__(
-        self, bridge: Bridge, sparse: SparseTransformer, dense: ResidualStack, splits: Splits, seed: int = 0
+        self,
+        bridge: Bridge,
+        sparse: SparseTransformer,
+        dense: ResidualStack,
+        splits: Splits,
+        seed: int = 0,
+        effort: Effort | None = None,
     ) -> None:
         self.bridge, self.sparse, self.dense, self.splits, self.seed = bridge, sparse, dense, splits, seed
         self.held_out = Translation(Contrast.of(splits.held_out), sparse, dense, bridge)
         self.validation = Translation(Contrast.of(splits.validation), sparse, dense, bridge)
-        few = splits.held_out.select(spread(len(splits.held_out), TRANSFER_PAIRS))
+        self.effort = effort or Effort()
+        few = splits.held_out.select(spread(len(splits.held_out), self.effort.transfer_pairs))
         self.few = Translation(Contrast.of(few), sparse, dense, bridge)
         train = splits.train.select(slice(0, max(len(splits.validation), 2)))
         self.known: dict[SiteChannels, NDArray[np.floating]] = {}
@@ -130,7 +148,7 @@ class Validator:
                 ("sparse", of_sparse, held_out.sparse),
             )
         }
-        moved = transfer(few, channels, self.seed, known=self.known)
+        moved = transfer(few, channels, self.seed, self.effort.null_bridges, self.known)
         at = None if place is None else self._at(held_out, validation, channels[place], draws)
         found = Findings(
             accuracy_dense=accuracy["dense"],
@@ -246,6 +264,7 @@ def validate_circuit(
     text: ReferenceText,
     draws: int = 100,
     seed: int = 0,
+    effort: Effort | None = None,
 ) -> Validation:
     """Validate one circuit on one task.
 
@@ -257,13 +276,17 @@ def validate_circuit(
         UserError: fewer draws than p needs.
     """
     check_draws(draws)
-    validator = Validator(bridge, sparse, dense, splits, seed)
+    effort = effort or Effort()
+    validator = Validator(bridge, sparse, dense, splits, seed, effort)
     inside = in_sparse(sparse, circuit, splits.held_out, seed=seed)
     found = validator.judge(circuit.nodes, inside, draws)
     report = {"task": circuit.task, **found.report}
     if "place" in report:
         report["on_manifold"] = validator.on_manifold(circuit.nodes, report["place"]["place"], text)
-    edits, judged = standing_edits(circuit, bridge, sparse, dense, splits, text, seed)
+    edits: Mapping[str, StandingEdit] = {}
+    judged: dict[str, Any] = {}
+    if effort.standing:
+        edits, judged = standing_edits(circuit, bridge, sparse, dense, splits, text, seed)
     return Validation({**report, "standing": judged}, found.gates, edits)
 
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from sparsebridge.edits import load_edit as load_edit
     from sparsebridge.pairs import task as task
     from sparsebridge.pairs import tasks as tasks
-    from sparsebridge.verdicts import Explanation as Explanation
+    from sparsebridge.verdicts import TaskExplanation as TaskExplanation
     from sparsebridge.verdicts import Verdict as Verdict
     from sparsebridge.verdicts import explain as explain
     from sparsebridge.verdicts import report as report
@@ -66,7 +66,7 @@ HOMES = {
     "CircuitEvidence": "sparsebridge.circuits",
     "CircuitEdit": "sparsebridge.edits",
     "Verdict": "sparsebridge.verdicts",
-    "Explanation": "sparsebridge.verdicts",
+    "TaskExplanation": "sparsebridge.verdicts",
     "PruneConfig": "sparse_model.circuits.config",
     "TrainConfig": "sparse_model.training.config",
     "CorpusConfig": "sparse_model.corpus.config",

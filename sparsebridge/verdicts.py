@@ -7,6 +7,7 @@ from pathlib import Path
 from bridges.reports.circuit_graph import circuit_graph
 from bridges.reports.page import render_artefact, render_page, write_report
 from bridges.validation.validate import validate_circuit
+from bridges.validation.verdict import Gate, Word, reason_of, word_of
 from foundation.errors import UserError
 from sparse_model.circuits.config import PruneConfig
 from sparse_model.tasks.task import Task
@@ -22,17 +23,23 @@ class Verdict:
     circuit: TaskCircuit
     details: Mapping[str, object]
     """every figure with its interval and its controls"""
-    gates: tuple[Mapping[str, object], ...]
-    """name, measured, required, passed, meaning"""
-    word: str
-    """explains, steers or fails"""
-    passed: bool
-    """whether it is `explains`"""
+    gates: tuple[Gate, ...]
+    """in the order of the argument, each with what was measured and what is required"""
+
+    @property
+    def word(self) -> Word:
+        """explains, steers or fails."""
+        return word_of(self.gates)
+
+    @property
+    def reason(self) -> str:
+        """Why the word is not a better one, in a sentence."""
+        return reason_of(self.gates)
 
     @property
     def failed(self) -> tuple[str, ...]:
         """Names of the gates that did not pass."""
-        return tuple(str(gate["name"]) for gate in self.gates if not gate["passed"])
+        return tuple(gate.name for gate in self.gates if not gate.passed)
 
     def to_report(self) -> dict[str, object]:
         """The JSON that every page is drawn from; its keys are in docs/report.md."""
@@ -46,10 +53,16 @@ class Verdict:
 
     def _repr_html_(self) -> str:
         rows = [
-            ["yes" if gate["passed"] else "NO", *(str(gate[key]) for key in ("name", "measured", "required"))]
+            [
+                "yes" if gate.passed else "NO",
+                gate.name,
+                gate.measured,
+                gate.required,
+                "" if gate.passed else gate.remedy,
+            ]
             for gate in self.gates
         ]
-        return html_table(repr(self), ("passed", "gate", "measured", "required"), rows)
+        return html_table(repr(self), ("passed", "gate", "measured", "required", "what to do"), rows)
 
 
 def validate(circuit: TaskCircuit, draws: int = 100) -> Verdict:
@@ -64,19 +77,18 @@ def validate(circuit: TaskCircuit, draws: int = 100) -> Verdict:
     bridge = circuit.bridge
     parts = bridge.artefact.bridge, bridge.sparse, bridge.dense.stack
     found = validate_circuit(circuit.circuit, *parts, circuit.splits, bridge.text, draws, circuit.seed)
-    judged = found.report["verdict"]
-    return Verdict(circuit, found.report, tuple(judged["gates"]), found.word, found.passed)
+    return Verdict(circuit, found.report, found.gates)
 
 
 @dataclass(frozen=True, eq=False)
-class Explanation:
+class TaskExplanation:
     """A task's circuit and the verdict on it."""
 
     circuit: TaskCircuit
     verdict: Verdict
 
     def __repr__(self) -> str:
-        return f"Explanation({self.circuit!r}, {self.verdict!r})"
+        return f"TaskExplanation({self.circuit!r}, {self.verdict!r})"
 
     def _repr_html_(self) -> str:
         return self.verdict._repr_html_() + self.circuit._repr_html_()
@@ -88,7 +100,7 @@ def explain(
     settings: PruneConfig | None = None,
     evaluate_pairs: int = EVALUATE_PAIRS,
     draws: int = 100,
-) -> Explanation:
+) -> TaskExplanation:
     """The whole job on one task: prune a circuit, map it to edits of the dense model, and judge them.
 
     Args:
@@ -101,10 +113,12 @@ def explain(
         UserError: the sparse model does not do the task, too few pairs fit, or nothing maps.
     """
     circuit = prune(bridge, task, settings, evaluate_pairs)
-    return Explanation(circuit, validate(circuit, draws))
+    return TaskExplanation(circuit, validate(circuit, draws))
 
 
-def report(what: TaskCircuit | Verdict | Explanation | str | Path, path: str | Path, overwrite: bool = False) -> Path:
+def report(
+    what: TaskCircuit | Verdict | TaskExplanation | str | Path, path: str | Path, overwrite: bool = False
+) -> Path:
     """Write a self-contained HTML page; returns where it is.
 
     Args:
@@ -115,7 +129,7 @@ def report(what: TaskCircuit | Verdict | Explanation | str | Path, path: str | P
         UserError: the path exists and `overwrite` is false, or its folder does not.
     """
     path = Path(path)
-    if isinstance(what, Explanation):
+    if isinstance(what, TaskExplanation):
         what = what.verdict
     if isinstance(what, Verdict) and path.suffix != ".html":
         write_report(path, what.to_report(), overwrite)

@@ -253,3 +253,14 @@ def test_every_script_a_document_names_exists() -> None:
     }
     assert named
     assert not [path for path in sorted(named) if not (ROOT / path).is_file()]
+
+
+def test_the_page_on_failed_verdicts_has_every_word_and_every_gate_in_its_order() -> None:
+    from bridges.validation import verdict
+
+    page = (ROOT / "docs" / "failed_verdict.md").read_text("utf-8")
+    assert tuple(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == verdict.WORDS
+    source = Path(verdict.__file__).read_text("utf-8").replace("MOVES,", '"moves",')
+    gates = re.findall(r"^        Gate\(\n            \"([\w ]+)\"", source, re.MULTILINE)
+    assert len(gates) == 7
+    assert re.findall(r"^### (.+)$", page, re.MULTILINE) == gates

@@ -126,13 +126,14 @@ def test_every_object_shows_a_table_or_a_drawing_in_a_notebook(circuit: sb.TaskC
         "CircuitEvidence(": sb.evidence(circuit, draws=3),
         "CircuitEdit(": sb.edit(circuit, "paired"),
         "Verdict(": verdict,
-        "Explanation(": sb.Explanation(circuit, verdict),
+        "TaskExplanation(": sb.TaskExplanation(circuit, verdict),
     }
     for start, thing in shown.items():
         assert repr(thing).startswith(start)
         page = thing._repr_html_()
         assert "<table" in page or "<svg" in page
-    assert verdict.failed == tuple(gate["name"] for gate in verdict.gates if not gate["passed"])
+    assert verdict.failed == tuple(gate.name for gate in verdict.gates if not gate.passed)
+    assert verdict.word in ("explains", "steers", "fails")
 
 
 def test_reports_are_written_once_unless_told_otherwise(circuit: sb.TaskCircuit, tmp_path: Path) -> None:

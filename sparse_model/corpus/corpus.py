@@ -67,10 +67,17 @@ class Corpus:
 
         return PreTrainedTokenizerFast.from_pretrained(self.folder / "tokenizer")
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """The tokenizer's fingerprint: corpora that share it share token ids."""
-        return str(self.description["tokenizer_fingerprint"])
+        """The tokenizer's fingerprint: corpora that share it share token ids.
+
+        A corpus of an earlier version stores a hash of how its tokenizer was written down; there the tokenizer itself,
+        which lies beside the blocks, says what it does.
+        """
+        from foundation.tokenizers import behaviour_fingerprint, is_behaviour_fingerprint
+
+        stored = str(self.description["tokenizer_fingerprint"])
+        return stored if is_behaviour_fingerprint(stored) else behaviour_fingerprint(self.tokenizer)
 
     def check_tokenizer(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         """Refuse a model that reads other tokens.

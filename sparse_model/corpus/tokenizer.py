@@ -9,8 +9,6 @@ Text is first cut into pre-tokens, which merges never cross:
 - other white space.
 """
 
-import hashlib
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,20 +75,30 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> "PreTrainedTokeniz
     )
 
 
-def load_tokenizer(name: str) -> "PreTrainedTokenizerFast":
-    """An existing tokenizer, by id or folder (which may hold a single .gguf file).
+def load_tokenizer(name: str, trust_remote_code: bool = False) -> "PreTrainedTokenizerFast":
+    """An existing tokenizer, by id, folder (which may hold a single .gguf file) or path of a .gguf file.
+
+    It tokenises as its file says, whatever class its configuration names.
 
     Raises:
         CorpusError: it does not load, is a slow one, or marks no beginning or end of text.
     """
-    from transformers import AutoTokenizer
+    from foundation.tokenizers import load_faithful_tokenizer
 
-    files = sorted(Path(name).glob("*.gguf")) if Path(name).is_dir() else []
-    options = {"gguf_file": files[0].name} if len(files) == 1 else {}
+    path = Path(name)
+    files = sorted(path.glob("*.gguf")) if path.is_dir() and not (path / "tokenizer.json").is_file() else []
+    place, gguf_file = (name, files[0].name) if len(files) == 1 else (name, None)
+    if path.is_file() and path.suffix == ".gguf":
+        place, gguf_file = str(path.parent), path.name
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **options)
-    except (OSError, ValueError, KeyError, ImportError) as failure:
+        tokenizer = load_faithful_tokenizer(place, gguf_file, trust_remote_code)
+    except Exception as failure:  # the libraries below raise every kind, for damaged files also a bare Exception
         reason = next((line.strip() for line in str(failure).splitlines() if line.strip()), type(failure).__name__)
+        if "custom code" in reason:
+            raise CorpusError(
+                f"the tokenizer of {name!r} brings code of its own, which is not run; read it, then pass "
+                "--trust-remote-code"
+            ) from None
         raise CorpusError(
             f"the tokenizer of {name!r} does not load: {reason}; give a Hugging Face id or a folder"
         ) from None
@@ -109,8 +117,7 @@ def vocabulary_size(tokenizer: "PreTrainedTokenizerFast") -> int:
 
 
 def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """Sha256, in hex, of the tokenizer's JSON with sorted keys and no white space."""
-    state = json.loads(tokenizer.backend_tokenizer.to_str())
-    state["truncation"] = state["padding"] = None
-    canonical = json.dumps(state, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    """What tells two tokenizers apart: their behaviour, however they are written down (see `foundation.tokenizers`)."""
+    from foundation.tokenizers import behaviour_fingerprint
+
+    return behaviour_fingerprint(tokenizer)

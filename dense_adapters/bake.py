@@ -21,6 +21,7 @@ from dense_adapters.editing import EditFn
 from dense_adapters.errors import AttachError
 from dense_adapters.readers import Reader, find_readers
 from dense_adapters.resolved import ResolvedStack
+from dense_adapters.tying import same_memory
 
 _CHECK_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 2e-1}
 
@@ -190,7 +191,7 @@ def _refuse_parameter(stack: ResolvedStack, name: str, parameter: Tensor) -> Non
         raise AttachError(f"{name} is quantised ({parameter.dtype}) and read-only; load the model unquantised to bake")
     if parameter.device.type == "meta":
         raise AttachError(f"{name} is offloaded; load the model onto one device to bake")
-    owners = [n for n, p in stack.model.named_parameters(remove_duplicate=False) if _same_memory(p, parameter)]
+    owners = [n for n, p in stack.model.named_parameters(remove_duplicate=False) if same_memory(p, parameter)]
     if len(owners) > 1:
         raise AttachError(
             f"{name} is tied or shared ({', '.join(owners)}), so baking would change more; untie it first"
@@ -207,10 +208,6 @@ def _loaded_unquantised(model: PreTrainedModel) -> bool:
         return True
     config = quantizer.quantization_config
     return bool(getattr(config, "dequantize", False)) or getattr(config, "quant_method", None) == "gguf"
-
-
-def _same_memory(a: Tensor, b: Tensor) -> bool:
-    return a is b or (a.device.type != "meta" and a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr())
 
 
 def _check_on_the_spot(

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,18 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from dense_adapters.bake import WeightEdit, describe, weight_changes
+from dense_adapters.editing import EditFn, editing
 from dense_adapters.errors import AttachError
-from dense_adapters.fingerprint import fingerprint
+from dense_adapters.fingerprint import fingerprint, stored_buffers
+from dense_adapters.probe_batch import TOLERANCE, difference, probe_batch
 from dense_adapters.resolved import ResolvedStack
+from dense_adapters.skeleton import model_inputs
+from dense_adapters.tying import head_is_its_own, untie
 
 _SCHEMA = 1
+_BAKED_TOLERANCE = {dtype: 10 * allowed for dtype, allowed in TOLERANCE.items()}
+"""Ten times the probe's: a weight is rounded once more, and what follows it sees that."""
+
 _RECORD, _UNDO = "bake.json", "bake_undo.safetensors"
 
 
@@ -44,8 +52,9 @@ class BakeRecord:
 def bake(stack: ResolvedStack, edits: tuple[WeightEdit, ...], folder: Path | str, tokenizer: Any = None) -> BakeRecord:
     """Write the model of `stack` with `edits` in its weights to `folder`, which must not exist yet.
 
-    The model in memory stays as it is. Raises AttachError with the reason where a weight cannot be baked (see
-    `weight_changes`), FileExistsError where the folder exists.
+    The model in memory stays as it is. Before the folder appears it is loaded again and its logits are compared with
+    those of the hooked model. Raises AttachError with the reason where a weight cannot be baked (see `weight_changes`)
+    or where the two differ, FileExistsError where the folder exists.
     """
     if not edits:
         raise AttachError("no edits to bake; give at least one RemoveDirection or AddBias")
@@ -54,9 +63,7 @@ def bake(stack: ResolvedStack, edits: tuple[WeightEdit, ...], folder: Path | str
     state = model.state_dict()
     old = {name: state[name].cpu().contiguous() for name in changes.tensors if name in state}
     baked = _with_switches(model, changes.switches)
-    for name, parameter in baked.named_parameters():
-        value = changes.tensors.get(name, state.get(name))
-        parameter.data.copy_(torch.zeros_like(parameter) if value is None else value)
+    _fill(baked, {**state, **changes.tensors}, changes.switches)
     grown = sorted(set(baked.state_dict()) - set(state))
     record = BakeRecord(
         _SCHEMA,
@@ -74,6 +81,7 @@ def bake(stack: ResolvedStack, edits: tuple[WeightEdit, ...], folder: Path | str
             tokenizer.save_pretrained(place)
         save_file(old, place / _UNDO)
         (place / _RECORD).write_text(json.dumps(asdict(record), indent=1))
+        _require_as_hooked(stack, edits, place)
 
     write_folder(Path(folder), write)
     return record
@@ -88,11 +96,11 @@ def undo_bake(folder: Path | str, restored: Path | str) -> str:
     if not (folder / _RECORD).exists():
         raise AttachError(f"{folder} holds no {_RECORD}; give a folder written by bake")
     record = json.loads((folder / _RECORD).read_text())
-    baked = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    baked = _reloaded(folder)
     state: dict[str, Tensor] = {**baked.state_dict(), **load_file(folder / _UNDO)}
-    model = _with_switches(baked, dict.fromkeys(record["switches"], False))
-    for name, parameter in model.named_parameters():
-        parameter.data.copy_(state[name])
+    switches = dict.fromkeys(record["switches"], False)
+    model = _with_switches(baked, switches)
+    _fill(model, state, switches)
     found = fingerprint(model)
     if found != record["fingerprint_before"]:
         raise AttachError(
@@ -124,6 +132,53 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
         raise
 
 
+def _reloaded(folder: Path) -> PreTrainedModel:
+    """The model of a folder in the dtype it is stored in; no code that lies there runs."""
+    return AutoModelForCausalLM.from_pretrained(folder, dtype="auto", trust_remote_code=False).eval()
+
+
+def _fill(model: PreTrainedModel, state: dict[str, Tensor], switches: dict[str, bool]) -> None:
+    """Copy a state into a model's parameters and stored buffers; biases that a switch has added start at zero."""
+    for name, tensor in [*model.named_parameters(), *stored_buffers(model)]:
+        value = state.get(name)
+        if value is None and not (switches and name.endswith(".bias")):
+            raise AttachError(f"{name} has no value to bake into {type(model).__name__}; edit with hooks instead")
+        tensor.data.copy_(torch.zeros_like(tensor) if value is None else value)
+
+
+@torch.no_grad()
+def _require_as_hooked(stack: ResolvedStack, edits: tuple[WeightEdit, ...], folder: Path) -> None:
+    """Raise AttachError where a written folder, loaded again, does not compute what the hooks do.
+
+    The measure is the probe's for logits: the largest difference over max(1, |logit|). In half precision only gross
+    mistakes show.
+    """
+    device = next(stack.model.parameters()).device
+    tokens, mask = probe_batch(stack.model)
+    inputs = model_inputs(stack.model, tokens, mask)
+    with editing(stack, _composed(edits)):
+        hooked = stack.model(**inputs).logits
+    found = _reloaded(folder).to(device)(**inputs).logits
+    error = difference(found, hooked, mask.bool(), 1.0, 1.0)
+    if not error <= _BAKED_TOLERANCE[stack.dtype]:
+        raise AttachError(
+            f"the baked {type(stack.model).__name__}, loaded again, does not compute what the hooks do (logits differ by "
+            f"{error:.2g}, allowed {_BAKED_TOLERANCE[stack.dtype]:.0e}), so nothing was written; edit with hooks instead"
+        )
+
+
+def _composed(edits: tuple[WeightEdit, ...]) -> dict[int, EditFn]:
+    """One hook per site that makes its edits in the order given."""
+    by_site: dict[int, list[EditFn]] = {}
+    for edit in edits:
+        by_site.setdefault(edit.site, []).append(edit.as_hook())
+
+    def chain(steps: list[EditFn]) -> EditFn:
+        return lambda h, x: reduce(lambda read, step: step(h, read), steps, x)
+
+    return {site: chain(steps) for site, steps in by_site.items()}
+
+
 def _with_switches(model: PreTrainedModel, switches: dict[str, bool]) -> PreTrainedModel:
     """A new model object of the same class, on the CPU, in the same dtype, with configuration switches set."""
     config = copy.deepcopy(model.config)
@@ -131,6 +186,8 @@ def _with_switches(model: PreTrainedModel, switches: dict[str, bool]) -> PreTrai
         del config.quantization_config
     for name, value in switches.items():
         setattr(config, name, value)
+    if head_is_its_own(model):
+        untie(config)
     dtype = next(model.parameters()).dtype
     new: nn.Module = type(model)._from_config(config, dtype=dtype)
     return new.eval().requires_grad_(False)

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from dense_adapters.tying import head_is_its_own, untied
 from foundation.fingerprints import hash_tensor
 
 _NOT_THE_COMPUTATION = {
@@ -21,17 +22,36 @@ _NOT_THE_COMPUTATION = {
 
 
 def fingerprint(model: PreTrainedModel) -> str:
-    """sha256 (hex) over the class name, the configuration and every parameter's name, dtype, shape and bytes.
+    """sha256 (hex) over the class name, the configuration and every stored tensor's name, dtype, shape and bytes.
 
-    Where the model was loaded from, the library version and the caching default do not count, so a model and its
-    saved-and-reloaded copy agree. Offloaded weights are read from where they are kept.
+    Stored are parameters and those buffers that a checkpoint holds (routing corrections, for instance). Where the model
+    was loaded from, the library version and the caching default do not count, so a model and its saved-and-reloaded
+    copy agree; a head of its own counts as such whatever the configuration says. Offloaded weights are read from where
+    they are kept.
     """
     digest = hashlib.sha256()
-    config = {k: v for k, v in model.config.to_dict().items() if k not in _NOT_THE_COMPUTATION}
+    config = _computation(model.config.to_dict())
+    if head_is_its_own(model):
+        config = untied(config)
     digest.update(f"{type(model).__name__}\n{json.dumps(config, sort_keys=True, default=str)}\n".encode())
-    for name, tensor in sorted(model.named_parameters()):
+    for name, tensor in sorted([*model.named_parameters(), *stored_buffers(model)]):
         hash_tensor(digest, name, stored_tensor(model, name, tensor))
     return digest.hexdigest()
+
+
+def _computation(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without what does not change the computation, in its parts as well."""
+    return {
+        key: _computation(value) if isinstance(value, dict) else value
+        for key, value in config.items()
+        if key not in _NOT_THE_COMPUTATION
+    }
+
+
+def stored_buffers(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """The buffers that a checkpoint holds, by name."""
+    stored = model.state_dict(keep_vars=True)
+    return [(name, value) for name, value in model.named_buffers() if name in stored]
 
 
 def stored_tensor(model: PreTrainedModel, name: str, tensor: Tensor) -> Tensor:

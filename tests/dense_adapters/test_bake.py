@@ -7,18 +7,21 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from dense_adapters import AddBias, AttachError, DenseStack, RemoveDirection, bake, undo_bake
+from dense_adapters import AddBias, AttachError, DenseStack, RemoveDirection, bake, checkpoint, undo_bake
 from dense_adapters.checkpoint import write_folder
-from dense_adapters.fingerprint import fingerprint
+from dense_adapters.fingerprint import fingerprint, stored_buffers
 from tests.dense_adapters.tiny_models import CASES, WIDTH, Case, build, tokens_and_mask
 
 
 def _case(start: str) -> Case:
     return next(case for case in CASES if case.id.startswith(start))
+
+
+LLAMA = _case("Llama-grouped")
 
 
 def _direction(seed: int = 2) -> Tensor:
@@ -274,3 +277,69 @@ def test_tied_heads_two_norms_missing_biases_and_bad_directions_are_refused(tmp_
     ):
         with pytest.raises(AttachError, match=reason):
             bake(DenseStack(build(_case(family))), (edit,), tmp_path / "baked")
+
+
+def _with_a_head_of_its_own(folder: Path) -> PreTrainedModel:
+    """A tied GPT-2 on disk whose file holds another head, loaded: the configuration says tied, memory says not."""
+    model = build(_case("GPT-2-plain"))
+    model.save_pretrained(folder)
+    path = folder / "model.safetensors"
+    state = load_file(path)
+    head = torch.randn(state["transformer.wte.weight"].shape, generator=torch.Generator().manual_seed(9))
+    save_file({**state, "lm_head.weight": head}, path, metadata={"format": "pt"})
+    loaded = _reload(folder).requires_grad_(False)
+    assert loaded.config.tie_word_embeddings
+    assert not torch.equal(loaded.lm_head.weight, loaded.transformer.wte.weight)
+    return loaded
+
+
+@pytest.mark.parametrize("site", [2, 6])
+def test_a_head_of_its_own_under_a_tied_configuration_is_baked_and_undone(tmp_path: Path, site: int) -> None:
+    model = _with_a_head_of_its_own(tmp_path / "odd")
+    stack = DenseStack(model)
+    assert stack.fingerprint != fingerprint(build(_case("GPT-2-plain")))
+    edit = RemoveDirection(site, _direction())
+    record = bake(stack, (edit,), tmp_path / "baked")
+    assert record.fingerprint_after != stack.fingerprint
+    baked = _reload(tmp_path / "baked")
+    assert not baked.config.tie_word_embeddings
+    tokens, _ = tokens_and_mask()
+    with stack.editing({site: edit.as_hook()}):
+        hooked = model(tokens).logits
+    assert (hooked - model(tokens).logits).abs().max() > 1e-3
+    torch.testing.assert_close(baked(tokens).logits, hooked, atol=1e-4, rtol=1e-4)
+    assert undo_bake(tmp_path / "baked", tmp_path / "restored") == stack.fingerprint
+    torch.testing.assert_close(_reload(tmp_path / "restored")(tokens).logits, model(tokens).logits)
+
+
+def test_the_fingerprint_notices_the_head_under_a_tied_configuration(tmp_path: Path) -> None:
+    model = _with_a_head_of_its_own(tmp_path / "odd")
+    before = fingerprint(model)
+    model.lm_head.weight[3, 4] += 1.0
+    assert fingerprint(model) != before
+    model.lm_head.weight = model.transformer.wte.weight
+    assert fingerprint(model) == fingerprint(build(_case("GPT-2-plain")))
+
+
+def test_a_folder_that_does_not_compute_what_the_hooks_do_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack = DenseStack(build(_case("GPT-2-untied")))
+    monkeypatch.setattr(checkpoint, "_fill", lambda *args: None)  # the weights are lost on the way
+    with pytest.raises(AttachError, match="does not compute what the hooks do"):
+        bake(stack, (RemoveDirection(6, _direction()),), tmp_path / "baked")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_buffers_that_a_checkpoint_holds_are_baked_and_in_the_fingerprint(tmp_path: Path) -> None:
+    experts = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "n_group": 1}
+    shape = {"topk_group": 1, "first_k_dense_replace": 1, "n_shared_experts": 1, "head_dim": 8}
+    model = build(Case("dots.1", "a routing correction", "Dots1Config", {**LLAMA.options, **experts, **shape}))
+    name, table = stored_buffers(model)[0]
+    before = fingerprint(model)
+    table.add_(0.3)
+    assert fingerprint(model) != before, name
+    stack = DenseStack(model)
+    bake(stack, (RemoveDirection(1, _direction()),), tmp_path / "baked")
+    assert torch.equal(_reload(tmp_path / "baked").get_buffer(name), table)
+    assert undo_bake(tmp_path / "baked", tmp_path / "restored") == stack.fingerprint

@@ -16,12 +16,18 @@ walk.py          step through the residual stream
 probe.py         the numeric proof at load
 probe_report.py  its findings
 stack.py         DenseStack: resolved, probed, ready to be walked, recorded and edited
+source.py        what a name stands for
+plausible.py     refuse sizes that no model has
+complete.py      refuse checkpoints that are not the whole model
+adapter.py       merge an adapter (LoRA) into its base
+gguf_cache.py    keep what GGUF files were converted to
 loading.py       load a model and tokenizer by id, folder or GGUF file, plainly or as a stack
 positions.py     prompt, generated and padding positions of a running forward
 live_sites.py    where sites can be seen and changed on the running model
 editing.py       edits of the live model
 recording.py     recordings of the live model
 generation.py    text from the live model, edited or not
+tying.py         whether the head is the embedding
 fingerprint.py   one hash of a model
 readers.py       which weights read a site
 bake.py          edits in weight space

@@ -47,14 +47,59 @@ def rms(x: Tensor, real: Tensor) -> float:
 
 @torch.no_grad()
 def require_causal(model: PreTrainedModel, tokens: Tensor) -> None:
-    """Raise AttachError where a logit moves when a later token changes: no next-token logits to speak of then."""
+    """Raise AttachError, with the reason measured, where logits [2,T,V] are not those of next tokens.
+
+    They must be finite, the same whatever the other row of the batch holds, and unmoved by later tokens. tokens: [2,T].
+    """
+    name = type(model).__name__
+    require_positions(model)
     changed = tokens.clone()
-    changed[:, -1] = (changed[:, -1] + 7) % model.config.get_text_config().vocab_size
-    before, after = (model(**model_inputs(model, t, None)).logits[:, :-1] for t in (tokens, changed))
-    real = torch.ones_like(tokens[:, :-1], dtype=torch.bool)
-    error = difference(after, before, real, 1.0, 1.0)
-    if error > TOLERANCE[before.dtype]:
+    changed[1, -1] = (changed[1, -1] + 7) % model.config.get_text_config().vocab_size
+    try:
+        before, after = (model(**model_inputs(model, t, None)).logits for t in (tokens, changed))
+    except Exception as failure:  # whatever a model's own code raises, it cannot be attached
         raise AttachError(
-            f"{type(model).__name__} attends to later tokens (logits move by {error:.2g}), as encoders do; "
+            f"{name} does not run on a small batch ({first_line(failure)}); check its configuration"
+        ) from (failure)
+    if not bool(before.isfinite().all()):
+        raise AttachError(
+            f"{name} gives NaN or infinite logits{_bad_weights(model)}; copy the weights again, or load in float32"
+        )
+    every = torch.ones_like(tokens[:1], dtype=torch.bool)
+    allowed = TOLERANCE[before.dtype]
+    by_row = difference(after[:1], before[:1], every, 1.0, 1.0)
+    if by_row > allowed:
+        raise AttachError(
+            f"the answers of {name} for one text depend on the other texts of its batch (logits move by {by_row:.2g}), as "
+            "where activations are quantised together; load the model unquantised"
+        )
+    by_time = difference(after[1:, :-1], before[1:, :-1], every[:, :-1], 1.0, 1.0)
+    if by_time > allowed:
+        raise AttachError(
+            f"{name} attends to later tokens (logits move by {by_time:.2g}), as encoders do; "
             "attach a decoder-only causal language model"
         )
+
+
+def require_positions(model: PreTrainedModel) -> None:
+    """Raise AttachError where the model has fewer positions than the probe's texts have tokens."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if isinstance(positions, int) and 0 <= positions < PROBE_LENGTH:
+        raise AttachError(
+            f"{type(model).__name__} has {positions} positions, fewer than the {PROBE_LENGTH} that the probe runs; "
+            "attach a model for longer texts"
+        )
+
+
+def first_line(failure: Exception) -> str:
+    """A failure as one line: its kind and the first line of its message."""
+    text = str(failure).strip()
+    return f"{type(failure).__name__}: {text.splitlines()[0]}" if text else type(failure).__name__
+
+
+def _bad_weights(model: PreTrainedModel) -> str:
+    """The first weight that is not finite, as a part of a sentence; empty where all are."""
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and parameter.device.type != "meta" and not bool(parameter.isfinite().all()):
+            return f", as its weight {name} does"
+    return ""

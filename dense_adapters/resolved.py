@@ -17,7 +17,7 @@ from dense_adapters.contribution import Contribution, Read
 from dense_adapters.errors import AttachError
 from dense_adapters.fingerprint import fingerprint
 from dense_adapters.norms import NormSpec, describe_norm, is_norm
-from dense_adapters.probe_batch import TOLERANCE, probe_batch, require_causal
+from dense_adapters.probe_batch import TOLERANCE, first_line, probe_batch, require_causal
 from dense_adapters.probe_report import ProbeReport
 from dense_adapters.resolve import resolve_layer
 from dense_adapters.skeleton import build_skeleton, model_inputs
@@ -62,10 +62,10 @@ class ResolvedStack:
         try:
             two_rows = self.skeleton.layer_calls(model_inputs(model, tokens, mask))
             three_rows = self.skeleton.layer_calls(model_inputs(model, *three))
-        except (TypeError, AttributeError, RuntimeError, ValueError, KeyError, IndexError) as failure:
+        except Exception as failure:  # whatever a model's own code raises
             raise AttachError(
                 f"the code of {type(model).__name__} around its layers does not run without them "
-                f"({type(failure).__name__}: {str(failure).partition(chr(10))[0]}); its stream cannot be walked"
+                f"({first_line(failure)}); its stream cannot be walked"
             ) from failure
         self.batch_units = [measure_batch_units(a, b) for a, b in zip(two_rows, three_rows, strict=True)]
         if all(block.arrangement == "opaque" for block in self.blocks):
@@ -102,6 +102,12 @@ class ResolvedStack:
     def n_sites(self) -> int:
         """Number of residual sites: one before each sublayer and one before the final norm."""
         return len(self.sublayers) + 1
+
+    @property
+    def positions(self) -> int | None:
+        """The longest text the model was made for, in tokens; None where its configuration names no limit."""
+        found = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return found if isinstance(found, int) and found > 0 else None
 
     def norm_spec(self, site: int, part: int = 0) -> NormSpec | None:
         """The norm in front of sublayer `site` (of a block's attention for part 0, MLP for part 1), None without one.
@@ -188,10 +194,10 @@ def _traced(anatomy: Anatomy, tokens: Tensor, mask: Tensor) -> Trace:
     """One traced forward; a model that cannot run on ordinary padded tokens cannot be attached."""
     try:
         return trace_forward(anatomy, model_inputs(anatomy.model, tokens, mask))
-    except (TypeError, AttributeError, RuntimeError, ValueError, KeyError, IndexError) as failure:
+    except Exception as failure:  # whatever a model's own code raises, it cannot be attached
         raise AttachError(
-            f"{type(anatomy.model).__name__} does not run on a small padded batch "
-            f"({type(failure).__name__}: {str(failure).partition(chr(10))[0]}); check its configuration"
+            f"{type(anatomy.model).__name__} does not run on a small padded batch ({first_line(failure)}); "
+            "check its configuration"
         ) from failure
 
 

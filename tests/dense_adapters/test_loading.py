@@ -140,7 +140,7 @@ def test_a_model_in_training_mode_is_refused() -> None:
 def test_missing_models_missing_tokenizers_and_unknown_dtypes_are_one_line_each(tmp_path: Path) -> None:
     build(GPT2).save_pretrained(tmp_path / "bare")
     for call, reason in (
-        (lambda: load_dense(tmp_path / "nowhere"), "configuration"),
+        (lambda: load_dense(tmp_path / "nowhere"), "no such folder"),
         (lambda: load_dense(tmp_path / "bare"), "tokenizer"),
         (lambda: load_dense(tmp_path / "bare", dtype="int3"), "dtype"),
     ):

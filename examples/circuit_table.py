@@ -1,6 +1,8 @@
 """Prune and question circuits of many tasks, and write the table: `python examples/circuit_table.py runs/circuits`.
 
-One folder per task under the given one; what is already there is not made again, so a stopped run goes on. With
+One folder per task under the given one; what is already there is not made again, so a stopped run goes on, and several
+processes may each make some of the tasks (`--tasks A B`, one thread each) in one folder, from which `--table-only` then
+writes the table of all. With
 `--into docs/circuits.md` the table between the two `circuits` comments of that file is replaced. `--tasks` takes some of
 them (all twenty by default), `--prune` passes further options to `circuit prune`.
 """
@@ -21,7 +23,7 @@ from sparse_model.studies.page import publish, write_between
 
 BUNDLED = Path(__file__).resolve().parent.parent / "cli" / "bundled" / "bridge"
 HEAD = (
-    "task", "grade", "nodes", "edges", "task loss", "worst template", "calibrated", "whole model",
+    "task", "grade", "nodes", "edges", "calibrated loss", "worst template", "logits as they are", "whole model",
     "removed (outside; any)", "norms frozen", "interchange, worst", "adversary", "two-valued", "nonsense", "reversed",
     "arbitrary", "shuffled weights", "Jaccard (lowest; core)", "CPR / CMD", "CPU s (wall)",
 )  # fmt: skip
@@ -33,7 +35,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="one folder per task is kept here")
     parser.add_argument("--model", type=Path, default=BUNDLED, help="a sparse model or bridge folder")
     parser.add_argument("--tasks", nargs="*", help="unset: all")
-    parser.add_argument("--seeds", default="3", help="mask seeds per circuit")
+    parser.add_argument("--seeds", default="2", help="mask seeds per circuit")
+    parser.add_argument("--draws", default="50", help="random node sets per control")
     parser.add_argument(
         "--prune", nargs=argparse.REMAINDER, default=[], help="options of circuit prune; must come last"
     )
@@ -71,7 +74,9 @@ def make(folder: Path, name: str, arguments: argparse.Namespace) -> None:
             "circuit", "prune", model, "--task", name, "--out", str(folder / "circuit"), "--overwrite", "--seeds",
             arguments.seeds, *arguments.prune, "--json",
         )  # fmt: skip
-        found = sparsebridge("circuit", "evaluate", str(folder / "circuit"), "--model", model, "--json")
+        found = sparsebridge(
+            "circuit", "evaluate", str(folder / "circuit"), "--model", model, "--draws", arguments.draws, "--json"
+        )
     except subprocess.CalledProcessError as error:
         if error.returncode != 2:
             raise
@@ -111,7 +116,7 @@ def table(found: dict[str, Any], refused: dict[str, str]) -> str:
     grades = [task["evidence"]["grade"]["letter"] for task in found.values()]
     counts = ", ".join(f"{grades.count(letter)} {letter}" for letter in "ABCD" if letter in grades)
     lines += ["", f"{len(found)} tasks: {counts}; geometric means {means[0]:.0f} nodes, {means[1]:.0f} edges."]
-    held = sum(task["task_loss"] <= TARGET for task in found.values())
+    held = sum(task["calibrated_loss"] <= TARGET for task in found.values())
     lines.append(f"On the pairs that decide, all reach {TARGET} nats; on held-out templates {held} of {len(found)} do.")
     lines += ["", *(reached(found, name, label) for name, label in CONTROLS.items())]
     return "\n".join([*lines, *(f"- not pruned: {name}: {reason}" for name, reason in refused.items())])
@@ -148,9 +153,9 @@ def row(task: dict[str, Any]) -> list[str]:
         evidence["grade"]["letter"],
         str(task["nodes"]),
         str(task["edges"]),
-        interval(says["sufficiency"]["task_loss"]),
+        interval(says["sufficiency"]["calibrated_loss"]),
         f"{says['sufficiency']['worst_template_loss']:.3f}",
-        f"{task['calibrated_loss']:.3f}",
+        f"{task['task_loss']:.3f}",
         f"{task['full_loss']:.3f}",
         f"{task['necessity_loss']:.2f} ({task['necessity_random_loss']:.3f}; {task['necessity_any_loss']:.3f})",
         "—" if norms is None else bounded(norms["frozen_norm_loss"]),

@@ -53,8 +53,8 @@ class Forced:
 def force(model: SparseTransformer, pairs: TokenPairs, values: Mapping[str, Tensor], config: PruneConfig) -> Forced:
     """Learn, rank and eliminate as pruning does, one seed, and follow the loss over the number of nodes kept.
 
-    What cannot be had cheaply may be given up altogether at the task's price per node, so there is a second try at a
-    tenth of it, and the better of both counts at every size.
+    What cannot be had cheaply may be given up altogether at the task's price per node, so where that misses the target
+    there is a second try at a tenth of it, and the better of both counts at every size.
 
     Args:
         values: ablation values of this model.
@@ -65,6 +65,9 @@ def force(model: SparseTransformer, pairs: TokenPairs, values: Mapping[str, Tens
     for k_coef in (config.k_coef, config.k_coef / 10):
         masks = learn_masks(prompts, values, config.model_copy(update={"k_coef": k_coef}), [config.seed], pairs.name)
         rankings.append(break_ties(masks.scores(0), importance))
+        found = ranked_losses(model, rankings[-1], pairs, values, config.target_loss, config.calibrate_in_decision)
+        if found.nodes_at(config.target_loss) is not None:
+            break
     return with_elimination(model, rankings, pairs, values, config)
 
 

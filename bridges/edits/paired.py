@@ -104,6 +104,7 @@ class PairedRun:
     def edited(self, strengths: Float[Tensor, " k"], loop: Loop = "open") -> EditedRun:
         """Run the dense model on the presented prompts under the edit at k strengths at once."""
         k, N = len(strengths), len(self.direction.base)
+        strengths = strengths.to(self.h_base[0])
         result = EditedRun()
 
         def change_at(number: int, h: Tensor) -> Tensor:

@@ -51,6 +51,7 @@ def in_sparse(
     sparse: SparseTransformer, circuit: Circuit, pairs: TokenPairs, draws: int = REMOVALS, seed: int = 0
 ) -> InSparse:
     """Measure it on held-out pairs."""
+    circuit = circuit.to(sparse.device)
     subject = Subject(sparse, circuit, pairs, seed)
     whole, removed = subject.whole, subject.without(circuit.keep)
     others: list[Outcome] = []

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from scipy import stats
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from bridges.bridge import Bridge
@@ -188,27 +188,30 @@ def fit(predicted: Float[np.ndarray, "J R"], measured: Float[np.ndarray, "J R"])
 def permuted(found: Translation, seed: int) -> Bridge:
     """The bridge with its decoder columns shuffled among the channels that differ between the prompts, place by place."""
     generator = torch.Generator().manual_seed(seed)
-    copy = _copy(found.bridge)
-    for place in range(len(copy.alignment.sites)):
+    weights = []
+    for place, decoder in enumerate(found.bridge.decoders):
         live = found.live(place, found.contrast.counted | found.contrast.role("changed")).nonzero().flatten()
-        weight = copy.decoders[place].weight
+        weight = decoder.weight.detach().clone()
         order = live[torch.randperm(len(live), generator=generator).to(live.device)]
-        weight.data[:, live] = weight.data[:, order].clone()
-    return copy
+        weight[:, live] = weight[:, order]
+        weights.append(weight)
+    return _with_decoders(found.bridge, weights)
 
 
 def untrained(bridge: Bridge, seed: int) -> Bridge:
     """A bridge with fresh random decoders, each column of the trained one's norm."""
     generator = torch.Generator().manual_seed(seed)
-    copy = _copy(bridge)
-    for decoder in copy.decoders:
-        weight = decoder.weight
+    weights = []
+    for decoder in bridge.decoders:
+        weight = decoder.weight.detach()
         drawn = torch.randn(weight.shape, generator=generator).to(weight)
-        weight.data = drawn / drawn.norm(dim=0, keepdim=True) * weight.data.norm(dim=0, keepdim=True)
-    return copy
+        weights.append(drawn / drawn.norm(dim=0, keepdim=True) * weight.norm(dim=0, keepdim=True))
+    return _with_decoders(bridge, weights)
 
 
-def _copy(bridge: Bridge) -> Bridge:
-    copy = Bridge(bridge.alignment, bridge.d_sparse, bridge.d_dense, bridge.topk_fraction)
-    copy.load_state_dict(bridge.state_dict())
-    return copy.to(bridge.rms_ratio.device).requires_grad_(False)
+def _with_decoders(bridge: Bridge, weights: Sequence[Tensor]) -> Bridge:
+    """A bridge of the same alignment with other decoder weights [D, S], one per place."""
+    other = Bridge(bridge.alignment, bridge.d_sparse, bridge.d_dense, bridge.topk_fraction)
+    for mine, theirs, weight in zip(other.decoders, bridge.decoders, weights, strict=True):
+        mine.weight, mine.bias = (nn.Parameter(value, requires_grad=False) for value in (weight, theirs.bias.detach()))
+    return other

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,15 @@ class Circuit:
             for name in sorted(self.keep, key=_forward_order)
             for channel in self.keep[name].nonzero().flatten().tolist()
         )
+
+    def to(self, device: torch.device | str) -> "Circuit":
+        """The same circuit with every tensor on a device."""
+
+        def there(tensors: Mapping[str, Tensor] | None) -> dict[str, Tensor] | None:
+            return None if tensors is None else {name: value.to(device) for name, value in tensors.items()}
+
+        moved = {name: there(getattr(self, name)) for name in ("keep", "values", "edges", "scores")}
+        return replace(self, **moved)
 
     def only(self) -> Ablate:
         """The tap under which the circuit works alone."""

@@ -54,11 +54,16 @@ class Circuit:
     def to(self, device: torch.device | str) -> "Circuit":
         """The same circuit with every tensor on a device."""
 
-        def there(tensors: Mapping[str, Tensor] | None) -> dict[str, Tensor] | None:
-            return None if tensors is None else {name: value.to(device) for name, value in tensors.items()}
+        def there(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {name: value.to(device) for name, value in tensors.items()}
 
-        moved = {name: there(getattr(self, name)) for name in ("keep", "values", "edges", "scores")}
-        return replace(self, **moved)
+        return replace(
+            self,
+            keep=there(self.keep),
+            values=there(self.values),
+            edges=None if self.edges is None else there(self.edges),
+            scores=None if self.scores is None else there(self.scores),
+        )
 
     def only(self) -> Ablate:
         """The tap under which the circuit works alone."""

@@ -61,7 +61,7 @@ def test_a_verdict_is_reached_on_the_device(on_device) -> None:
 
 
 def test_standing_edits_made_or_loaded_on_the_cpu_act_on_the_device(on_device, tmp_path) -> None:
-    sparse, dense, bridge, circuit = on_device
+    sparse, dense, bridge, _ = on_device
     with simulated() as device:
         tokens = torch.randint(0, 40, (2, 7)).to(device)
         text = ReferenceText(dense, torch.randint(0, 40, (3, 14)).numpy(), str(device))

@@ -34,6 +34,10 @@ class BridgeConfig(Settings):
         "ratios",
     )
     crossings: int = Field(0, ge=0, description="sites crossed per step and direction, drawn at random; 0 for all")
+    dense_dtype: Literal["auto", "fp32", "bf16"] = Field(
+        "auto",
+        description="of the dense model's matrices while training; auto: that of --precision, so that none is cast",
+    )
     lr: float = Field(2e-3, gt=0, description="peak learning rate of encoders and decoders")
     sharkfin: bool = Field(
         True,

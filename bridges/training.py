@@ -1,5 +1,6 @@
 """Training a sparse model with bridges to a dense one: from a loaded model and a corpus to a bridge artefact."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from bridges.config import BridgeConfig
 from bridges.evaluate import evaluate_bridge
 from bridges.objective import BridgedObjective
 from dense_adapters import DenseStack
+from dense_adapters.half_precision import half_matrices
+from foundation.errors import UserError
 from sparse_model.training.batches import Batches
 from sparse_model.training.config import TrainConfig
 from sparse_model.training.run import train_artefact
@@ -63,7 +66,12 @@ def train_bridge(
     }
     description: dict[str, Any] = {}
 
+    half = train.precision == "bf16" and bridge_config.dense_dtype != "fp32"
+    if bridge_config.dense_dtype == "bf16" and not half:
+        raise UserError("--bridge-dense-dtype bf16 needs --precision bf16, in which the products are made")
+
     def write(folder: Path) -> None:
+        restore()  # what is evaluated and saved belongs to the model as it was loaded
         bridge.fold_dense_scale()
         measure_rms_ratio(sparse, dense, bridge, reference, device, skip_first)
         evaluation = {
@@ -74,5 +82,6 @@ def train_bridge(
         save_bridge(folder, bridge, sparse, tokenizer, description)
 
     batches = Batches(train_blocks, train.batch_size, train.seed)
-    train_artefact(out, objective, batches, train, identity, write, overwrite, validation, kind="bridge")
+    with half_matrices(dense.model) if half else nullcontext(lambda: None) as restore:
+        train_artefact(out, objective, batches, train, identity, write, overwrite, validation, kind="bridge")
     return description

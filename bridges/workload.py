@@ -11,7 +11,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bridges.config import BridgeConfig
-from bridges.losses import CHUNK_ELEMENTS
+from bridges.losses import CHUNK_ELEMENTS, logits_that_fit
 from foundation.errors import UserError
 from sparse_model.plan.estimate import Workload
 from sparse_model.plan.flops import Work, attention_work, mlp_work, model_work, unembedding_work
@@ -69,10 +69,15 @@ def dense_shape(name: str, length: int) -> DenseShape:
     )
 
 
-def bridged_workload(config: SparseConfig, dense: DenseShape, bridge: BridgeConfig, train: TrainConfig) -> Workload:
+def bridged_workload(
+    config: SparseConfig, dense: DenseShape, bridge: BridgeConfig, train: TrainConfig, free: int | None = None
+) -> Workload:
     """A sparse model with bridges to `dense`, on sequences of `config.block_size` tokens.
 
     FLOPs are the mean over the random choice of crossings, bytes its worst case.
+
+    Args:
+        free: bytes of a GPU, by which it is decided how many logits are made at once; None for a CPU.
 
     Raises:
         UserError: the sparse model has more layers than the dense one.
@@ -91,7 +96,8 @@ def bridged_workload(config: SparseConfig, dense: DenseShape, bridge: BridgeConf
     sparse_head, dense_head = unembedding_work(config), Work(2 * D * V)
     mean_tail = chosen * (sites - 1) / 2 / pieces  # in whole models, over all chosen sites
     batch = train.batch_size // train.accumulate
-    again = batch * V * T > CHUNK_ELEMENTS  # logits are made in pieces, and again in the backward pass
+    at_once = CHUNK_ELEMENTS if free is None else logits_that_fit(free, chosen)
+    again = batch * V * T > at_once  # logits are made in pieces, and again in the backward pass
 
     step = model_work(config, T).step  # next-token cross-entropy
     step += (dense.layer * dense.n_layer + dense_head).forward  # target
@@ -105,7 +111,7 @@ def bridged_workload(config: SparseConfig, dense: DenseShape, bridge: BridgeConf
         step += chosen * _kl_step(dense_head, dense_head, again, frozen=True)
 
     longest = sum(sorted(range(sites), reverse=True)[:chosen]) / pieces
-    kl = 0 if again else 3 * FULL * V
+    kl = 0 if again else FULL * V
     kept = trunk_bytes(config, T, False) + head_bytes(config) + widest_bytes(config)
     kept += FULL * V + FULL * 3 * S + kl + sites * (FULL * (2 * S + 3 * D) + S)
     if to_sparse:

@@ -10,12 +10,15 @@ head alone. The model itself is not touched: only the copies' own module tables 
 import copy
 import inspect
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
+from transformers import masking_utils
 
 from dense_adapters.anatomy import Anatomy
 
@@ -43,6 +46,18 @@ def shallow_clone(module: nn.Module, replaced: Mapping[str, nn.Module]) -> nn.Mo
     for name in _WRAPPED_BY_ACCELERATE:
         own.pop(name, None)
     return clone
+
+
+@contextmanager
+def one_sequence_a_row() -> Iterator[None]:
+    """Spares transformers the question whether positions start anew within a row, whose answer it reads off the device.
+
+    A walk gives no positions of packed sequences, so the answer is no.
+    """
+    with ExitStack() as stack:
+        if hasattr(masking_utils, "find_packed_sequence_indices"):  # not a public name
+            stack.enter_context(patch.object(masking_utils, "find_packed_sequence_indices", lambda *_, **__: None))
+        yield
 
 
 class Stub(nn.Module):
@@ -114,7 +129,8 @@ class Skeleton:
     def layer_calls(self, inputs: dict[str, Any]) -> list[LayerCall]:
         """Each layer's arguments for these model inputs. The first layer's hidden states are the embedding."""
         self.calls.clear()
-        self.prelude(**inputs)
+        with one_sequence_a_row():
+            self.prelude(**inputs)
         calls = list(self.calls)
         self.calls.clear()
         return calls

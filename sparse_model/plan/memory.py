@@ -97,7 +97,7 @@ def training_memory(
     Args:
         parameters: entries that train (weights, gradients and both moments, in fp32).
         per_token: bytes of activations per token of a micro-batch.
-        frozen: entries that are only looked at; they are whole on every device.
+        frozen: entries that are only looked at; they are whole on every device, with `half` in half precision.
         parts: entries of the largest sublayer and of what is in none, where parameters are split over the devices.
     """
     share, gathered = parameters, 0
@@ -105,11 +105,11 @@ def training_memory(
         largest, outside = parts
         share, gathered = -(-parameters // devices), outside + max(2 * outside, AT_WORK * largest)
     return Memory(
-        weights=FULL * (share + frozen),
+        weights=FULL * share + (HALF if half else FULL) * frozen,
         gradients=FULL * share,
         moments=2 * FULL * share,
         activations=per_token * micro_batch_tokens,
-        casts=HALF * (parameters + frozen) if half else 0,
+        casts=HALF * parameters if half else 0,
         buckets=FULL * parameters if devices > 1 and parts is None else 0,
         gathered=FULL * gathered,
     )

@@ -22,6 +22,8 @@ from sparse_model.transformer.magnitude import as_integers, keep_largest, keep_l
 from sparse_model.transformer.model import SparseTransformer
 from sparse_model.transformer.threads import each
 
+BATCH = 2**26
+"""Entries projected at once on a device: 256 MiB in fp32, and a few times that in temporaries."""
 DENSE_SUFFIXES = ("sink_logit", "bigram_table")  # small or dense by definition
 
 
@@ -81,11 +83,35 @@ def project(tensors: tuple[SparseTensor, ...], density: float, floor: int) -> No
     def in_parallel(tensor: SparseTensor) -> bool:
         return tensor.parameter.device.type == "cpu" and not isinstance(tensor.parameter, DTensor)
 
-    largest_first = sorted(filter(in_parallel, tensors), key=lambda tensor: -tensor.parameter.numel())
+    def on_cpu(tensor: SparseTensor) -> bool:
+        return tensor.parameter.device.type == "cpu" and not isinstance(tensor.parameter, DTensor)
+
+    largest_first = sorted(filter(on_cpu, tensors), key=lambda tensor: -tensor.parameter.numel())
     each(shrink, largest_first)  # so that no thread waits long
     for tensor in tensors:
-        if not in_parallel(tensor):
+        if isinstance(tensor.parameter, DTensor):
             shrink(tensor)
+    project_on_device(
+        tuple(t for t in tensors if not on_cpu(t) and not isinstance(t.parameter, DTensor)), density, floor
+    )
+
+
+@torch.no_grad()
+def project_on_device(tensors: tuple[SparseTensor, ...], density: float, floor: int) -> None:
+    """`project` where launches cost more than arithmetic: tensors of one shape as a batch, so that depth adds no operators.
+
+    Nothing waits for the device.
+    """
+    groups: dict[tuple[torch.Size, int | None], list[Tensor]] = {}
+    for tensor in tensors:
+        groups.setdefault((tensor.parameter.shape, tensor.floor_axis), []).append(tensor.parameter.detach())
+    for (shape, axis), weights in groups.items():
+        k, most = max(1, round(density * shape.numel())), max(1, BATCH // shape.numel())
+        for start in range(0, len(weights), most):
+            part = weights[start : start + most]
+            batch = torch.stack(part)
+            batch.masked_fill_(~_kept_in_batch(batch, k, axis if floor else None, floor), 0.0)
+            torch._foreach_copy_(part, batch.unbind())
 
 
 def kept_entries(weight: Tensor, k: int, floor_axis: int | None, floor: int) -> Tensor:
@@ -102,14 +128,20 @@ def kept_entries(weight: Tensor, k: int, floor_axis: int | None, floor: int) -> 
 
 def kept_entries_reference(weight: Tensor, k: int, floor_axis: int | None, floor: int) -> Tensor:
     """`kept_entries` in plain torch; it never waits for the device, and runs there."""
-    priority = weight.abs()
+    return _kept_in_batch(weight[None], k, floor_axis, floor)[0]
+
+
+def _kept_in_batch(weights: Tensor, k: int, floor_axis: int | None, floor: int) -> Tensor:
+    """Masks of the entries kept of each of a batch of tensors [n, ...]."""
+    priority = weights.abs()
     if floor_axis is not None:
-        floor = min(floor, weight.shape[floor_axis])
-        k = max(k, floor * weight.shape[1 - floor_axis])
-        lines = priority.movedim(floor_axis, -1)
-        floors = _largest(lines, floor).movedim(-1, floor_axis)
-        priority = priority.masked_fill(floors, float("inf"))
-    return _largest(priority.reshape(1, -1), k).view(weight.shape)
+        shape = weights.shape[1:]
+        floor = min(floor, shape[floor_axis])
+        k = max(k, floor * shape[1 - floor_axis])
+        lines = priority.movedim(1 + floor_axis, -1)
+        floors = _largest(lines, floor).movedim(-1, 1 + floor_axis)
+        priority = priority.masked_fill_(floors, float("inf"))
+    return _largest(priority.flatten(1), k).view(weights.shape)
 
 
 def _largest(rows: Tensor, k: int) -> Tensor:
@@ -118,7 +150,8 @@ def _largest(rows: Tensor, k: int) -> Tensor:
         return torch.ones_like(rows, dtype=torch.bool)
     threshold = rows.topk(k, dim=-1, sorted=False).values.amin(-1, keepdim=True)
     above, tied = rows > threshold, rows == threshold
-    return above | (tied & (tied.cumsum(-1) <= k - above.sum(-1, keepdim=True)))
+    room = k - above.sum(-1, keepdim=True, dtype=torch.int32)
+    return tied.logical_and_(tied.cumsum(-1, dtype=torch.int32) <= room).logical_or_(above)
 
 
 def _kept_on_cpu(weight: Tensor, k: int, floor_axis: int | None, floor: int) -> Tensor:

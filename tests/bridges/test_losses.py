@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bridges.losses
-from bridges.losses import kl_of_streams, kl_per_token, nmse
+from bridges.losses import CHUNK_ELEMENTS, kl_of_streams, kl_per_token, logits_that_fit, nmse
 
 
 def test_nmse_is_squared_error_over_variance() -> None:
@@ -47,6 +47,35 @@ def test_kl_of_half_precision_logits_is_computed_in_fp32() -> None:
     found = kl_per_token(target, logits)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, kl_per_token(target, logits.float()), atol=0, rtol=0)
+
+
+def test_the_gradient_of_kl_is_that_of_its_definition_in_double_precision() -> None:
+    target = F.log_softmax(torch.randn(2, 3, 7, dtype=torch.float64), -1)
+    logits = torch.randn(2, 3, 7, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: kl_per_token(target, x), logits)
+    weight = torch.randn(2, 3, dtype=torch.float64)
+    (found,) = torch.autograd.grad((weight * kl_per_token(target, logits)).sum(), logits)
+    plain = F.kl_div(F.log_softmax(logits, -1), target, reduction="none", log_target=True).sum(-1)
+    (expected,) = torch.autograd.grad((weight * plain).sum(), logits)
+    torch.testing.assert_close(found, expected)
+
+
+def test_kl_keeps_the_logits_in_their_own_precision_and_nothing_else_of_their_size() -> None:
+    target = F.log_softmax(torch.randn(4, 300), -1)
+    logits = torch.randn(4, 300).bfloat16().requires_grad_()
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+        loss = kl_per_token(target, logits).sum()
+    assert sum(x.nbytes for x in kept) == target.nbytes + logits.nbytes
+    loss.backward()
+    assert logits.grad is not None
+    assert logits.grad.dtype == torch.bfloat16
+
+
+def test_a_gpu_makes_as_many_logits_at_once_as_its_free_memory_takes_and_never_fewer_than_a_cpu() -> None:
+    assert logits_that_fit(80e9, 1) > 64 * 128 * 49152 > CHUNK_ELEMENTS
+    assert logits_that_fit(80e9, 10) == pytest.approx(logits_that_fit(80e9, 1) / 10, rel=1e-6)
+    assert logits_that_fit(0, 1) == CHUNK_ELEMENTS
 
 
 @pytest.mark.parametrize("elements", [1, 2 * 11 * 3, 2 * 11 * 4, 2 * 11 * 5])

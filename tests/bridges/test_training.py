@@ -14,6 +14,7 @@ from bridges.artefact import load_bridge
 from bridges.config import BridgeConfig
 from bridges.training import train_bridge
 from dense_adapters import DenseStack
+from foundation.errors import UserError
 from sparse_model.training.config import TrainConfig
 from sparse_model.training.validation import Validation
 from sparse_model.transformer.shape import SparseShape
@@ -59,3 +60,23 @@ def test_a_run_beside_grouped_queries_trains_evaluates_and_saves(
     assert description["evaluation"]["text"]["kl_dense_sparse"]["value"] > 0
     artefact = load_bridge(tmp_path / "bridge")
     assert {p.dtype for p in (*artefact.sparse.parameters(), *artefact.bridge.parameters())} == {torch.float32}
+
+
+def test_matrices_held_in_bfloat16_train_the_same_bits_and_are_put_back_for_the_evaluation(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    found = []
+    for name in ("fp32", "auto"):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        description = train(tmp_path / name, tokenizer, BridgeConfig(dense_dtype=name), precision="bf16")
+        artefact = load_bridge(tmp_path / name)
+        parameters = {**dict(artefact.sparse.named_parameters()), **dict(artefact.bridge.named_parameters())}
+        found.append((description["evaluation"], parameters))
+    assert found[0][0] == found[1][0]
+    for name, value in found[0][1].items():
+        assert torch.equal(value, found[1][1][name]), name
+
+
+def test_halving_without_half_precision_is_refused(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(UserError, match="needs --precision bf16"):
+        train(tmp_path / "bridge", tokenizer, BridgeConfig(dense_dtype="bf16"))

@@ -1,5 +1,6 @@
 """`sparsebridge circuit show`: a circuit as tables, or drawn on a board with what its nodes are active on."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -54,6 +55,8 @@ def show(
     from bridges.reports.board_page import board_page
     from bridges.reports.circuit_board import circuit_board
     from bridges.reports.figures.board_drawing import board_drawing
+    from bridges.reports.node_description import FILE as DESCRIPTIONS
+    from bridges.reports.node_description import keep_descriptions, kept_descriptions
     from sparse_model.tasks.registry import find_task, kept_task
     from sparse_model.tasks.splits import FEWEST
     from sparse_model.tasks.token_pairs import tokenise_pairs
@@ -72,6 +75,12 @@ def show(
     held_out = tokenise_pairs(found, tokenizer, pairs, "held_out", seed, fewest=fewest)
     text = reference_blocks(tokenizer, "held_out", blocks, sparse.config.block_size, corpus)
     board = circuit_board(sparse, loaded, held_out, tokenizer, text, contexts)
+    written = kept_descriptions(circuit)
+    for node in board["nodes"]:
+        node["description"] = written.get(node["address"], node["description"])
+    if not written and os.access(circuit, os.W_OK):
+        keep_descriptions(circuit, board)
+        say(f"a line per node written to {circuit / DESCRIPTIONS}; change it there and show the circuit again")
     drawn = board_page(board, found.description) if out.suffix == ".html" else board_drawing(board, "board") + "\n"
     write_file(out, drawn, overwrite, kind)
     say(f"{len(board['nodes'])} nodes and {len(board['edges'])} edges drawn into {out}")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from sparse_model.circuits.config import PruneConfig
+from sparse_model.circuits.evidence.controls import SEPARATES
 from sparse_model.circuits.evidence.grades import GATES
 from sparse_model.studies.page import publish, write_between
 
@@ -118,7 +119,7 @@ def table(found: dict[str, Any], refused: dict[str, str]) -> str:
     lines += ["", f"{len(found)} tasks: {counts}; geometric means {means[0]:.0f} nodes, {means[1]:.0f} edges."]
     held = sum(task["calibrated_loss"] <= TARGET for task in found.values())
     lines.append(f"On the pairs that decide, all reach {TARGET} nats; on held-out templates {held} of {len(found)} do.")
-    lines += ["", *(reached(found, name, label) for name, label in CONTROLS.items())]
+    lines += ["", *(reached(found, name, label) for name, label in CONTROLS.items()), "", shrink(found)]
     return "\n".join([*lines, *(f"- not pruned: {name}: {reason}" for name, reason in refused.items())])
 
 
@@ -142,6 +143,19 @@ def reached(found: dict[str, Any], name: str, label: str) -> str:
     if lowest:
         parts.append(f"elsewhere to {min(lowest):.2f} nats at the lowest")
     return ", ".join(parts) + "."
+
+
+def shrink(found: dict[str, Any]) -> str:
+    """Whether the controls come out as small as the tasks."""
+    runs = [
+        task["evidence"]["findings"][name] for task in found.values() for name in CONTROLS
+        if name in task["evidence"]["findings"]
+    ]  # fmt: skip
+    small = sum(run["ratio"] is not None and run["ratio"] < SEPARATES for run in runs)
+    return (
+        f"Pruned with the same decision, {small} of {len(runs)} control runs come out with less than {SEPARATES:g} times "
+        "the nodes of their task: their size alone does not tell such circuits from something that the model does not do."
+    )
 
 
 def row(task: dict[str, Any]) -> list[str]:

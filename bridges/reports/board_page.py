@@ -115,6 +115,8 @@ def _panel(
     return {
         "address": node["address"],
         "what": f"layer {node['layer']} {block}, {PARTS[node['part']]}, channel {node['channel']}",
+        "description": node["description"],
+        "weights": f"{node['edges_used']} / {node['edges_total']}",
         "means": [(side, figure(node[f"mean_{side}_contrast"]), figure(node[f"mean_{side}_last"])) for side in "ab"],
         "token": f"{visible(board['example']['a']['tokens'][node['token']])} (token {node['token']})",
         "strips": strips,

@@ -6,6 +6,7 @@ inputs      entries of the token and position embeddings in the channels that ke
 outputs     what each kept write adds to the two answers' logits: unembedding × final gain, before the final norm's scale
 heads       kept queries and keys of one channel, which meet in an attention score without a weight
 contexts    per node the passages of ordinary text where it is most active in the whole model
+description one line of what these passages have in common, or what a person wrote in its place
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,9 +19,11 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from bridges.reports.circuit_graph import circuit_graph, shortest, token_text
+from bridges.reports.node_description import describe
 from sparse_model.circuits.ablation import final_logits
 from sparse_model.circuits.circuit import Circuit
 from sparse_model.circuits.contexts import top_contexts
+from sparse_model.circuits.edges import edges_between, source_of
 from sparse_model.circuits.prune import trim
 from sparse_model.tasks.token_pairs import TokenPairs
 from sparse_model.transformer.model import SparseTransformer
@@ -36,7 +39,8 @@ def circuit_board(
     blocks: NDArray[np.integer],
     contexts: int = 5,
 ) -> dict[str, Any]:
-    """The graph of `circuit_graph` with `token`, `effects` and `contexts` per node, `inputs`, `outputs` and `heads`.
+    """The graph of `circuit_graph` with `token`, `effects`, `contexts`, `description`, `edges_used` and `edges_total` per
+    node, `inputs`, `outputs` and `heads`.
 
     Args:
         blocks: token blocks [N, T] of ordinary text.
@@ -60,6 +64,10 @@ def circuit_board(
             }
             for context in passages[node]
         ]
+        found["description"] = describe(found["contexts"])
+    weights = weights_of(model, circuit, nodes)
+    for node, found in zip(nodes, board["nodes"], strict=True):
+        found["edges_used"], found["edges_total"] = weights[node]
     tokens = places(nodes, effects, board)
     for found in board["nodes"]:
         found["token"] = tokens[found["address"]]
@@ -67,6 +75,20 @@ def circuit_board(
     board["outputs"] = _outputs(model, one, nodes)
     board["heads"] = _heads(model, nodes)
     return board
+
+
+def weights_of(model: SparseTransformer, circuit: Circuit, nodes: Sequence[Node]) -> dict[Node, tuple[int, int]]:
+    """Per node how many of the model's nonzero weights into and out of it are edges of the circuit, and how many there are."""
+    everything = {name: torch.ones_like(mask) for name, mask in circuit.keep.items()}
+    counts = []
+    for between in (edges_between(model, circuit.keep, circuit.edges), edges_between(model, everything)):
+        found = {name: torch.zeros(len(mask), dtype=torch.long) for name, mask in circuit.keep.items()}
+        for target, edges in between.items():
+            found[target] += edges.sum(1).cpu()
+            found[source_of(target)] += edges.sum(0).cpu()
+        counts.append(found)
+    used, total = counts
+    return {node: (int(used[node.location][node.channel]), int(total[node.location][node.channel])) for node in nodes}
 
 
 class TokenEffects(NamedTuple):

@@ -91,6 +91,19 @@ def test_inputs_and_outputs_are_the_models_own_weights(explained: Explained, boa
         assert entry["weight"] == pytest.approx(float(expected))
 
 
+def test_used_weights_are_the_circuits_edges_and_the_total_every_nonzero_weight_of_the_node(
+    explained: Explained, board: dict[str, Any]
+) -> None:
+    for node in board["nodes"]:
+        mine = [e for e in board["edges"] if node["address"] in (e["source"], e["target"])]
+        assert node["edges_used"] == len(mine) <= node["edges_total"]
+        if node["part"] == "post_act":
+            mlp, channel = explained.model.blocks[node["layer"]].mlp, node["channel"]
+            weights = mlp.c_fc.weight[channel].count_nonzero() + mlp.c_proj.weight[:, channel].count_nonzero()
+            assert node["edges_total"] == int(weights)
+    assert any(node["edges_used"] for node in board["nodes"])
+
+
 def test_every_node_weight_link_and_end_is_a_mark_of_the_drawing(board: dict[str, Any]) -> None:
     svg = board_drawing(board, "x")
     ElementTree.fromstring(svg)

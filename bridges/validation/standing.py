@@ -95,10 +95,17 @@ class StandingChoice:
         tried: list[tuple[float, StandingEdit]] = []
         for place in self.places:
             edit = self._fitted(kind, place, direction)
+            if edit is None:
+                continue
             for strength in STRENGTHS:
                 candidate = replace(edit, strength=strength)
                 flips = min(self._flips(candidate, split, direction) for split in (self.validation, self.train))
                 tried.append((flips, candidate))
+        if not tried:
+            raise UserError(
+                f"the circuit for '{self.circuit.task}' reads the same at every token after the changed one, so a standing edit "
+                "finds no class to move; choose another task, or prune again"
+            )
         most = max(flips for flips, _ in tried)
         enough = [candidate for flips, candidate in tried if flips >= min(most, ENOUGH_FLIPS)]
         if len(enough) == 1:
@@ -122,13 +129,17 @@ class StandingChoice:
             "isolation": self.report_text.isolation(edit, _answers_of(contrast), seed=self.seed),
         }
 
-    def _fitted(self, kind: str, place: int, direction: str) -> StandingEdit:
-        """A move edit of one kind at one place."""
+    def _fitted(self, kind: str, place: int, direction: str) -> StandingEdit | None:
+        """A move edit of one kind at one place; None where what it reads tells the prompts apart at no counted token."""
         site = self.bridge.alignment.sites[place]
         rows, back = (self.train.contrast.directions[name] for name in _both(direction))
         base = self.train.streams.base[site.dense]
         h_a, h_b, counted = base[rows], base[back], self.train.contrast.counted[rows]
+        if not bool(((h_a - h_b).abs().amax(-1) > 0)[counted].any()):
+            return None
         readout, decoder, names = self._readout(kind, place, h_a, h_b, counted)
+        if not bool(contrast_tokens(readout(h_a), readout(h_b), counted).any()):
+            return None
         written = None
         if kind == "circuit":
             index = torch.tensor(self.places[place], device=h_a.device)
@@ -177,12 +188,13 @@ def standing_edits(
 ) -> tuple[Mapping[str, StandingEdit], dict[str, Any]]:
     """The circuit's standing edits by direction, and the figures of all kinds: direction → kind → figures.
 
-    Both are empty where the circuit has no stream channel at an inner place.
+    Both are empty where the circuit has no stream channel at an inner place, or reads nothing that differs there.
     """
     choice = StandingChoice(circuit, bridge, sparse, dense, splits, text, seed)
-    if not choice.places:
+    try:
+        edits = {name: choice.choose("circuit", name) for name in DIRECTIONS}
+    except UserError:
         return {}, {}
-    edits = {name: choice.choose("circuit", name) for name in DIRECTIONS}
     judged = {
         name: {
             kind: choice.judge(edits[name] if kind == "circuit" else choice.choose(kind, name), name) for kind in KINDS

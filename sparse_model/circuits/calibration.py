@@ -8,9 +8,12 @@ numbers on training pairs first and asks for the loss of the calibrated differen
 2. in units u = scale · RMS(x) minimise loss + RIDGE/2 · (u² + shift²), u ≥ 0: damped Newton, all candidates at once
 
 The ridge keeps pairs that a circuit separates from driving the scale to infinity. A scale below zero would turn a
-circuit that gives the wrong answer into one that is right, so it stops at zero, where the loss is that of chance.
+circuit that gives the wrong answer into one that is right, so it stops at zero, where the loss is that of chance. Without
+a bound above, pruning goes on to circuits that say a twentieth of what the model says and are amplified: small, but not what
+does the task. `max_scale` bounds it.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -50,19 +53,22 @@ def answer_signs(right_minus_wrong: Float[Tensor, "*k M"]) -> Float[Tensor, " M"
 
 
 @torch.no_grad()
-def fitted(right_minus_wrong: Float[Tensor, " M"]) -> Calibration:
-    """The calibration of M/2 a prompts, then M/2 b prompts, with the least loss (and ridge)."""
-    scale, shift = fit(right_minus_wrong[None])
+def fitted(right_minus_wrong: Float[Tensor, " M"], max_scale: float = math.inf) -> Calibration:
+    """The calibration of M/2 a prompts, then M/2 b prompts, with the least loss (and ridge) at a scale of at most `max_scale`."""
+    scale, shift = fit(right_minus_wrong[None], max_scale)
     return Calibration(float(scale), float(shift))
 
 
 @torch.no_grad()
-def fit(right_minus_wrong: Float[Tensor, "k M"]) -> tuple[Float[Tensor, " k"], Float[Tensor, " k"]]:
+def fit(
+    right_minus_wrong: Float[Tensor, "k M"], max_scale: float = math.inf
+) -> tuple[Float[Tensor, " k"], Float[Tensor, " k"]]:
     """Scale and shift of k candidates at once, in double precision."""
     difference = right_minus_wrong.double()
     sign = answer_signs(difference)
     size = difference.square().mean(1, keepdim=True).sqrt().clamp_min(torch.finfo(difference.dtype).tiny)
     z = difference / size  # sign · x over its RMS
+    most = max_scale * size  # of u
     u, shift = (torch.zeros(len(z), 1, dtype=z.dtype, device=z.device) for _ in range(2))
     damping = torch.tensor(_DAMPING, dtype=z.dtype, device=z.device)
     for _ in range(STEPS):
@@ -70,7 +76,7 @@ def fit(right_minus_wrong: Float[Tensor, "k M"]) -> tuple[Float[Tensor, " k"], F
         curvature = wrong * (1 - wrong)
         to_u = RIDGE * u - (wrong * z).mean(1, keepdim=True)
         to_shift = RIDGE * shift - (wrong * sign).mean(1, keepdim=True)
-        at_bound = (u <= 0) & (to_u > 0)
+        at_bound = ((u <= 0) & (to_u > 0)) | ((u >= most) & (to_u < 0))
         if bool(((to_u.abs() < _FLAT) | at_bound).all() and (to_shift.abs() < _FLAT).all()):
             break
         uu = RIDGE + (curvature * z * z).mean(1, keepdim=True)
@@ -78,7 +84,7 @@ def fit(right_minus_wrong: Float[Tensor, "k M"]) -> tuple[Float[Tensor, " k"], F
         us = (curvature * z * sign).mean(1, keepdim=True).masked_fill(at_bound, 0)
         to_u = to_u.masked_fill(at_bound, 0)
         determinant = uu * ss - us * us
-        tried_u = (u - damping * (ss * to_u - us * to_shift) / determinant).clamp_min(0)
+        tried_u = (u - damping * (ss * to_u - us * to_shift) / determinant).clamp_min(0).minimum(most)
         tried_shift = shift - damping * (uu * to_shift - us * to_u) / determinant
         margins = tried_u[:, :, None] * z[:, None] + tried_shift[:, :, None] * sign
         cost = F.softplus(-margins).mean(2) + RIDGE / 2 * (tried_u.square() + tried_shift.square())

@@ -40,6 +40,9 @@ class PruneConfig(Settings):
         True,
         description="whether every decision about nodes and edges fits scale and shift of the two logits' difference first",
     )
+    max_scale: float = Field(
+        4.0, gt=0, description="the most that calibration may amplify the circuit's logit difference by"
+    )
     elimination_rounds: int = Field(
         1000, ge=0, description="gradients taken at most while removing nodes the learned masks left over; 0: keep them"
     )

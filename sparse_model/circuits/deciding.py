@@ -4,6 +4,7 @@ With every other node removed, scale and shift of the logit difference are fitte
 pairs (see `calibration`); the loss is the worst calibrated one over all sets. Without `calibrate` both are left alone.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
@@ -27,12 +28,18 @@ class Deciding:
     Args:
         sets: training pairs, which calibrate, then any others.
         calibrate: False decides on the logits as they are.
+        max_scale: the most that calibration may amplify by.
     """
 
     def __init__(
-        self, model: SparseTransformer, sets: Sequence[TokenPairs], values: Mapping[str, Tensor], calibrate: bool = True
+        self,
+        model: SparseTransformer,
+        sets: Sequence[TokenPairs],
+        values: Mapping[str, Tensor],
+        calibrate: bool = True,
+        max_scale: float = math.inf,
     ) -> None:
-        self.model, self.values, self.calibrate = model, values, calibrate
+        self.model, self.values, self.calibrate, self.max_scale = model, values, calibrate, max_scale
         self.prompts = [Prompts(model, pairs) for pairs in sets]
         self.rows = [prompts.rows() for prompts in self.prompts]
 
@@ -49,14 +56,14 @@ class Deciding:
     @torch.no_grad()
     def calibration(self, keep: Keep, edges: Edges | None = None) -> Calibration:
         """Scale and shift that suit the first set best."""
-        return fitted(self._differences(0, keep, edges))
+        return fitted(self._differences(0, keep, edges), self.max_scale)
 
     def _losses(self, keep: Keep, edges: Edges | None) -> Iterator[float]:
         calibration = None
         for number in range(len(self.prompts)):
             differences = self._differences(number, keep, edges)
             if calibration is None:
-                calibration = fitted(differences) if self.calibrate else Calibration()
+                calibration = fitted(differences, self.max_scale) if self.calibrate else Calibration()
             yield float(calibration.loss(differences))
 
     def _differences(self, number: int, keep: Keep, edges: Edges | None) -> Float[Tensor, " M"]:

@@ -54,7 +54,7 @@ def prune(
         UserError: the whole model does not reach the target loss on this task.
     """
     deciding = (train.select(slice(0, len(validation))), validation)
-    decide = Deciding(model, deciding, values, config.calibrate_in_decision)
+    decide = Deciding(model, deciding, values, config.calibrate_in_decision, config.max_scale)
     full = decide.loss({name: torch.ones_like(value, dtype=torch.bool) for name, value in values.items()})
     if full > config.target_loss:
         raise UserError(
@@ -63,18 +63,22 @@ def prune(
         )
     prompts = Prompts(model, train)
     seeds = range(config.seed, config.seed + config.seeds)
-    masks = learn_masks(prompts, values, config, seeds, train.name)
     shrink = config.signal != "adversarial"  # trained to hold out as a whole: what such masks keep stays
     importance = attribution_scores(prompts, values, config.tied)
-    ranked = [break_ties(masks.scores(number), importance) for number in range(config.seeds)]
-    found = [
-        discretised(model, scores, decide, config.target_loss, config.elimination_rounds, shrink, config.tied)
-        for scores in ranked
-    ]
+    nothing = {name: torch.zeros_like(value, dtype=torch.bool) for name, value in values.items()}
+    if decide.reaches(config.target_loss, nothing):  # the last token's embedding tells: no node is needed
+        ranked, found = [importance] * config.seeds, [nothing] * config.seeds
+    else:
+        masks = learn_masks(prompts, values, config, seeds, train.name)
+        ranked = [break_ties(masks.scores(number), importance) for number in range(config.seeds)]
+        found = [
+            discretised(model, scores, decide, config.target_loss, config.elimination_rounds, shrink, config.tied)
+            for scores in ranked
+        ]
     counts = [count_edges(model, keep) for keep in found]
     best = counts.index(min(counts))
     keep, edges = found[best], None
-    if config.edge_steps:
+    if config.edge_steps and any(bool(mask.any()) for mask in keep.values()):
         edge_scores = learn_edges(prompts, keep, values, config)
         edges = discretise_edges(edge_scores, keep, decide, config.target_loss, shrink)
         keep, edges = without_unread(model, keep, edges, decide, config.target_loss)

@@ -65,7 +65,7 @@ def force(model: SparseTransformer, pairs: TokenPairs, values: Mapping[str, Tens
     for k_coef in (config.k_coef, config.k_coef / 10):
         masks = learn_masks(prompts, values, config.model_copy(update={"k_coef": k_coef}), [config.seed], pairs.name)
         rankings.append(break_ties(masks.scores(0), importance))
-        found = ranked_losses(model, rankings[-1], pairs, values, config.target_loss, config.calibrate_in_decision)
+        found = ranked_losses(model, rankings[-1], pairs, values, config)
         if found.nodes_at(config.target_loss) is not None:
             break
     return with_elimination(model, rankings, pairs, values, config)
@@ -79,15 +79,16 @@ def with_elimination(
     config: PruneConfig,
 ) -> Forced:
     """The lowest loss of any ranking at every size, and the set that elimination leaves of the best one at the target."""
-    calibrate = config.calibrate_in_decision
-    curves = [ranked_losses(model, scores, pairs, values, config.target_loss, calibrate) for scores in rankings]
+    curves = [ranked_losses(model, scores, pairs, values, config) for scores in rankings]
     curve: dict[int, float] = {}
     for found in curves:
         for nodes, loss in found.curve.items():
             curve[nodes] = min(loss, curve.get(nodes, loss))
     sizes = [(size, i) for i, found in enumerate(curves) if (size := found.nodes_at(config.target_loss)) is not None]
     if sizes and config.signal != "adversarial":
-        decide = Deciding(model, [pairs.select(slice(0, DECIDING))], values, calibrate)
+        decide = Deciding(
+            model, [pairs.select(slice(0, DECIDING))], values, config.calibrate_in_decision, config.max_scale
+        )
         scores, target = rankings[min(sizes)[1]], config.target_loss
         keep = discretised(model, scores, decide, target, config.elimination_rounds, tied=config.tied)
         nodes, loss = sum(int(mask.sum()) for mask in keep.values()), decide.loss(keep)
@@ -100,8 +101,7 @@ def ranked_losses(
     scores: Mapping[str, Tensor],
     pairs: TokenPairs,
     values: Mapping[str, Tensor],
-    target: float,
-    calibrate: bool = True,
+    config: PruneConfig,
 ) -> Forced:
     """The loss of the top-ranked nodes over their number: sizes a third apart, and a bisection towards the target.
 
@@ -122,7 +122,9 @@ def ranked_losses(
             threshold = ranked[k - 1] if k else float("inf")
             keep = {name: score >= threshold for name, score in scores.items()}
             outcome = outcome_of(prompts, rows, keep, values)
-            curve[nodes] = (outcome.calibrated(fitted(outcome.difference)) if calibrate else outcome).loss
+            if config.calibrate_in_decision:
+                outcome = outcome.calibrated(fitted(outcome.difference, config.max_scale))
+            curve[nodes] = outcome.loss
         return curve[nodes]
 
     sizes, step = [0], 8.0
@@ -130,12 +132,12 @@ def ranked_losses(
         sizes.append(round(step))
         step *= GROWTH
     sizes.append(len(ranked))
-    reached = next((number for number, k in enumerate(sizes) if loss(k) <= target), None)
+    reached = next((number for number, k in enumerate(sizes) if loss(k) <= config.target_loss), None)
     for k in sizes:
         loss(k)
     if reached:
         low, high = sizes[reached - 1], sizes[reached]
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (low, middle) if loss(middle) <= target else (middle, high)
+            low, high = (low, middle) if loss(middle) <= config.target_loss else (middle, high)
     return Forced(dict(sorted(curve.items())))

@@ -60,3 +60,17 @@ def test_separable_answers_keep_a_finite_scale_and_wrong_ones_stay_at_chance() -
 def test_a_shift_moves_both_kinds_of_prompts_against_each_other() -> None:
     margin = Calibration(2.0, 0.5).margin(torch.tensor([1.0, 1.0, 1.0, 1.0]))
     torch.testing.assert_close(margin, torch.tensor([2.5, 2.5, 1.5, 1.5]))
+
+
+def test_a_bound_on_the_scale_holds_and_is_the_best_scale_below_it() -> None:
+    faint = torch.full((20,), 0.1) + 0.02 * torch.arange(20.0).sin()  # separable: the free scale is large
+    free = fitted(faint)
+    bounded = fitted(faint, max_scale=3.0)
+    assert free.scale > 10
+    assert bounded.scale == pytest.approx(3.0)
+    losses = [Calibration(scale, bounded.shift).loss(faint) for scale in (1.0, 2.0, 3.0)]
+    assert losses == sorted(losses, reverse=True)
+    loud = 50 * faint
+    assert fitted(loud, max_scale=3.0).scale == pytest.approx(fitted(loud).scale), (
+        "a bound that is not met changes nothing"
+    )

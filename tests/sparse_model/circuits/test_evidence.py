@@ -178,7 +178,8 @@ def test_sizes_count_equal_scores_together(known, circuit: Circuit) -> None:
     scores["0.attn.v"][:3] = 1.0
     total = sum(len(score) for score in scores.values())
     reached = task_loss(known.model, known.train) + 0.01  # by all nodes alone, so that sizes below are looked for
-    found = ranked_losses(known.model, scores, known.train, known.values, reached, calibrate=False)
+    config = PruneConfig(target_loss=reached, calibrate_in_decision=False)
+    found = ranked_losses(known.model, scores, known.train, known.values, config)
     assert set(found.curve) == {0, 3, total}
     three = {name: score == 1.0 for name, score in scores.items()}
     alone = task_loss(known.model, known.train, Ablate(three, known.values))

@@ -99,7 +99,7 @@ def load_bridge(folder: Path, device: str = "cpu") -> BridgeArtefact:
         raise UserError(
             f"{folder}: bridge.safetensors does not fit bridge.json ({' '.join(str(error).split())})"
         ) from None
-    tokenizer = AutoTokenizer.from_pretrained(folder / "sparse")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "sparse", trust_remote_code=False)
     for module in (bridge, sparse):
         module.to(device).eval().requires_grad_(False)
     return BridgeArtefact(bridge, sparse, tokenizer, description)

@@ -43,9 +43,9 @@ def dense_shape(name: str, length: int) -> DenseShape:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         with FakeTensorMode():
-            model = AutoModelForCausalLM.from_config(config).requires_grad_(False)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False).requires_grad_(False)
             kept = _kept(model, config.get_text_config().hidden_size, length)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]

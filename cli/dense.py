@@ -73,6 +73,9 @@ def check(
         str | None, typer.Option("--device-map", help="'auto' spreads a large model over devices (accelerate)")
     ] = None,
     device: Device = "cpu",
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="run Python code that the model brings along; read it first")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Resolve a model's roles and prove them numerically, layer by layer; exit code 1 if some sites are refused.
@@ -83,7 +86,13 @@ def check(
 
     from dense_adapters import DenseStack, load_dense
 
-    network, _ = load_dense(model, device=check_device(device), dtype=dtype, device_map=device_map)
+    network, _ = load_dense(
+        model,
+        device=check_device(device),
+        dtype=dtype,
+        device_map=device_map,
+        trust_remote_code=trust_remote_code,
+    )
     report = DenseStack(network).report
     if as_json:
         print_json(json.loads(report.to_json()))

@@ -32,11 +32,11 @@ def load_tokenizer(name: str | Path) -> Any:
     Raises:
         UserError: there is none.
     """
-    from transformers import AutoTokenizer
+    from foundation.tokenizers import load_faithful_tokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(sparse_folder(Path(name)) if Path(name).is_dir() else str(name))
-    except (OSError, ValueError) as error:
+        return load_faithful_tokenizer(str(sparse_folder(Path(name)) if Path(name).is_dir() else name))
+    except Exception as error:  # for damaged files the libraries below raise every kind, also a bare Exception
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"{name}: holds no tokenizer that loads ({reason}); save one beside the model") from None
 

@@ -18,6 +18,7 @@ from sparse_model.transformer.model import SparseTransformer
 
 CONFIG_NAME, WEIGHTS_NAME = "beeg_config.json", "final_model.pt"
 SINK_PUBLISHED, SINK = "attn.attn_imp.sink_logit", "attn.sink_logit"
+WRAPPERS = ("_orig_mod.", "module.")
 POSITIONS = "transformer.wpe.weight"
 
 DEFAULTS: dict[str, Any] = {
@@ -40,6 +41,8 @@ def convert_config(published: dict[str, Any]) -> SparseConfig:
         UserError: a switch is unknown, or has a value that changes the computation in a way we do not know.
     """
     values = dict(published)
+    if values.get("bigram_table_rank", 0) is None:  # carried by some configs; null is a table of full rank
+        del values["bigram_table_rank"]
     if "n_mlp" in values:
         old = values.pop("n_mlp")
         if values.setdefault("d_mlp", old) != old:
@@ -50,6 +53,9 @@ def convert_config(published: dict[str, Any]) -> SparseConfig:
             f"published config has the unknown switch '{unknown[0]}'; this layout is newer than the importer"
         )
     given = {**DEFAULTS, **values}
+    for name in ("block_size", "vocab_size", "n_layer", "n_head", "d_model"):
+        if type(given[name]) is not int or given[name] < 1:
+            raise UserError(f"published config has {name}={given[name]!r}, not a positive whole number; correct it")
     if given["activation_type"] not in ("gelu", "relu"):
         raise UserError(f"activation_type '{given['activation_type']}' is not supported; gelu and relu are")
     if given["residual_activation_type"] not in ("identity", "relu"):
@@ -130,16 +136,24 @@ def import_published(folder: Path) -> SparseTransformer:
     try:
         state = torch.load(folder / WEIGHTS_NAME, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = " ".join(str(error).split())[:120]
+        reason = " ".join(str(error).split())[:120] or "the file is empty or ends early"
         raise UserError(f"{folder / WEIGHTS_NAME}: cannot be read ({reason}); download it again") from None
     if not isinstance(state, dict):
         raise UserError(f"{folder / WEIGHTS_NAME}: holds a {type(state).__name__}, not a state dict; download it again")
     model = SparseTransformer(convert_config(published))
     try:
-        model.load_state_dict({name.replace(SINK_PUBLISHED, SINK): value for name, value in state.items()})
+        model.load_state_dict({_own_name(name): value for name, value in state.items()})
     except RuntimeError as error:
-        raise UserError(f"{folder}: weights do not fit {CONFIG_NAME} ({' '.join(str(error).split())})") from None
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{folder}: weights do not fit {CONFIG_NAME} ({reason})") from None
     return model.eval()
+
+
+def _own_name(name: str) -> str:
+    """Our name of a published tensor, without what compiling or spreading the model put in front of it."""
+    while name.startswith(WRAPPERS):
+        name = name.partition(".")[2]
+    return name.replace(SINK_PUBLISHED, SINK)
 
 
 def export_published(model: SparseTransformer, folder: Path, overwrite: bool = False, leak: bool = False) -> None:

@@ -5,6 +5,7 @@ autograd would keep. A layer of the dense model counts as two sublayers of equal
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bridges.config import BridgeConfig
 from bridges.losses import CHUNK_ELEMENTS, logits_that_fit
+from dense_adapters.errors import AttachError
+from dense_adapters.source import Source, find_source
 from foundation.errors import UserError
 from sparse_model.plan.estimate import Workload
 from sparse_model.plan.flops import Work, attention_work, mlp_work, model_work, unembedding_work
@@ -35,7 +38,7 @@ class DenseShape:
 
 
 def dense_shape(name: str, length: int) -> DenseShape:
-    """Read a Hugging Face config (folder or id) and build the model without values.
+    """Read a Hugging Face config (folder, id or GGUF file) and build the model without values.
 
     Raises:
         UserError: there is no config, or no causal language model is made from it.
@@ -43,11 +46,12 @@ def dense_shape(name: str, length: int) -> DenseShape:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        source = find_source(name) if Path(name).exists() else Source(name)
+        config = AutoConfig.from_pretrained(source.name, trust_remote_code=False, **source.options)
         with FakeTensorMode():
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False).requires_grad_(False)
             kept = _kept(model, config.get_text_config().hidden_size, length)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, AttachError) as error:
         reason = " ".join(str(error).split())[:160]
         raise UserError(
             f"{name}: holds no config of a causal language model ({reason}); pass its folder or id"

@@ -54,6 +54,8 @@ def plan(
 
     Takes the same settings and the same --config.
 
+    Exits 1 where the run does not fit the device, and says what would.
+
     Example: sparsebridge plan --sparse-d-model 2048 --sparse-n-layer 8 --density 0.01 --steps 100000 --on h100 --devices 8
     """
     from bridges.workload import bridged_workload, dense_shape
@@ -71,7 +73,7 @@ def plan(
     else:
         shape = dense_shape(dense, block_length)
         config = sparse.config(shape.vocab_size, block_length)
-        workload = bridged_workload(config, shape, bridge, train)
+        workload = bridged_workload(config, shape, bridge, train, None if on == "cpu" else device.memory)
     arguments = (workload, train, block_length, device, devices, utilisation or ASSUMED_UTILISATION)
     found = make_plan(*arguments, split=split)
     if measure:
@@ -82,8 +84,20 @@ def plan(
         found = make_plan(*arguments, seconds_per_step=seconds, split=split)
     if as_json:
         print_json(found.to_json())
-        return
-    _show(found.to_json(), assumed=utilisation is None and not measure)
+    else:
+        _show(found.to_json(), assumed=utilisation is None and not measure)
+    if not found.to_json()["fits"]:
+        say(f"does NOT fit: {_what_would_fit(found)}")
+        raise typer.Exit(1)
+
+
+def _what_would_fit(found: Any) -> str:
+    """The largest micro-batch of one device that would, in one line."""
+    memory, sequences = found.memory, found.largest_micro_batch()
+    if not sequences:
+        resting = memory.peak - max(memory.activations, memory.gradients) + memory.gradients
+        return f"weights, gradients and moments alone take {_bytes(resting)} a device; spread them with --split and --devices"
+    return f"at most {sequences} sequences at once do on a device; lower --batch-size or raise --accumulate"
 
 
 def _measure(

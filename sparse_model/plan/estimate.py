@@ -45,6 +45,7 @@ class Plan:
     memory: Memory
     tokens: int
     tokens_per_step: int
+    block_length: int
     hours: float
     device: Device
     devices: int
@@ -55,6 +56,14 @@ class Plan:
     checkpoint_bytes: int
     measured_seconds: float | None = None
     """of one step, where a few were run"""
+
+    def largest_micro_batch(self) -> int:
+        """Sequences that one device could hold at once beside weights, gradients and moments; 0 where not even one."""
+        memory = self.memory
+        if memory.peak - max(memory.activations, memory.gradients) + memory.gradients > self.device.memory:
+            return 0
+        room = self.device.memory - (memory.peak - max(memory.activations, memory.gradients))
+        return int(room // (self.workload.bytes_per_token * self.block_length))
 
     def to_json(self) -> dict[str, Any]:
         """Counts, bytes, FLOPs per token, hours."""
@@ -139,6 +148,7 @@ def make_plan(
         memory=memory,
         tokens=train.steps * tokens_per_step,
         tokens_per_step=tokens_per_step,
+        block_length=block_length,
         hours=train.steps * seconds / 3600,
         device=device,
         devices=devices,

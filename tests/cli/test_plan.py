@@ -41,6 +41,18 @@ def test_bridges_and_the_frozen_model_are_counted(cli: Callable) -> None:
 def test_a_run_that_is_too_large_is_said_to_be(cli: Callable) -> None:
     ran = cli("plan", "--on", "l4", "--sparse-d-model", "8192", "--sparse-n-layer", "8")
     assert "does NOT fit" in " ".join(ran.out.split())
+    assert ran.code == 1
+    assert "take" in ran.err
+    assert "--split" in ran.err
+
+
+def test_a_batch_that_is_too_large_is_answered_with_the_largest_that_fits(cli: Callable) -> None:
+    line = ["plan", "--on", "l4", "--sparse-d-model", "512", "--vocab-size", "32000"]
+    ran = cli(*line, "--batch-size", "4096")
+    assert ran.code == 1
+    most = int(ran.err.partition("at most ")[2].split()[0])
+    assert cli(*line, "--batch-size", str(most)).code == 0
+    assert cli(*line, "--batch-size", str(most + 1)).code == 1
 
 
 def test_parameters_split_over_devices_take_less_of_each(cli: Callable) -> None:

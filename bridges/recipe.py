@@ -35,7 +35,7 @@ class DemoConfig(Settings):
     """What the demo explains."""
 
     tasks: tuple[str, ...] = Field(
-        ("closing_quote", "while_true", "for_while"), min_length=1, description="names of the tasks"
+        ("closing_quote", "compare_true", "dict_list"), min_length=1, description="names of the tasks"
     )
     text_blocks: int = Field(64, ge=2, description="blocks of reference text for ablation means, and as many held out")
     evaluate_pairs: int = Field(64, ge=4, description="pairs to choose on, and as many to report on")

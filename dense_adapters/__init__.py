@@ -20,6 +20,7 @@ source.py        what a name stands for
 plausible.py     refuse sizes that no model has
 complete.py      refuse checkpoints that are not the whole model
 adapter.py       merge an adapter (LoRA) into its base
+half_precision.py  frozen weights in bf16 while training, and back
 gguf_cache.py    keep what GGUF files were converted to
 loading.py       load a model and tokenizer by id, folder or GGUF file, plainly or as a stack
 positions.py     prompt, generated and padding positions of a running forward

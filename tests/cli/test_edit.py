@@ -202,3 +202,19 @@ def test_a_judged_judge_refuses_kinds_it_does_not_know_and_files_that_are_not_it
     ran = cli("edit", "placebo", bundled_circuit, "--bridge", BRIDGE, "--out", out, "--kind", "random")
     assert (ran.code, ran.err.count("\n")) == (2, 1)
     assert out.read_text("utf-8") == "mine\nnot yours\n"
+
+
+@pytest.mark.slow
+def test_on_the_bundled_models_placebos_do_not_explain_and_the_command_does_not_judge_twice(
+    cli: Callable, bundled_circuit: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "trials.jsonl"
+    command = ("edit", "placebo", bundled_circuit, "--bridge", BRIDGE, "--out", out, "--pairs", "8", "--json")
+    found = cli(*command, "--kind", "complement", "--kind", "permuted_decoders").json
+    assert {trial["kind"] for trial in found["trials"]} == {"complement", "permuted_decoders"}
+    assert found["summary"]["placebos_explaining"] == 0
+    assert 0 < found["summary"]["placebo_rate_bound"] < 1
+    written = out.read_text("utf-8")
+    again = cli(*command, "--kind", "complement").json
+    assert again["trials"] == found["trials"]
+    assert out.read_text("utf-8") == written

@@ -124,7 +124,7 @@ def bridged_workload(
     if to_dense:
         kept += int(longest * dense.n_layer * dense.layer_bytes) + chosen * (3 * FULL * D + kl)
     parameters = sites * (2 * D * S + S + D)
-    size = model_size(config, train.density, train.floor)
+    size = model_size(config, train.final_densities(), train.floor)
     return Workload(size, parameters, dense.parameters, model_work(config, T).forward, step, kept)
 
 

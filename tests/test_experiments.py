@@ -74,3 +74,30 @@ def test_the_arms_of_the_revival_experiment_differ_in_revival_alone(
     text = example.table(result)
     assert "silent on held-out text" in text
     assert f"{result['runs']['plain'][1]['silent']['qk']:.1%}" in text
+
+
+def test_the_variants_of_the_ablation_differ_in_what_they_name_alone_and_its_table_follows_from_the_runs(
+    corpus_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    example = load("ablate_training", monkeypatch)
+    variants = {name: example.VARIANTS[name] for name in ("base", "dense-embeddings", "stream-topk")}
+    monkeypatch.setattr(example, "VARIANTS", variants)
+    monkeypatch.setattr(example, "SEEDS", (1,))
+    monkeypatch.setattr(example, "TASKS", ("for_while",))
+    prune = {"target_loss": 5.0, "steps": 2, "batch_pairs": 2, "pairs": 4, "elimination_rounds": 1, "edge_steps": 1}
+    monkeypatch.setattr(example, "PRUNE", example.PRUNE.model_copy(update=prune))
+    data = Corpus.load(corpus_folder)
+    result = example.run(data, tmp_path)
+    assert [point["series"] for point in result["points"]] == list(variants)
+    base, denser, _ = result["points"]
+    assert denser["nonzero"] > base["nonzero"]
+    arms = {point.series: point.arm for point in example.points()}
+    for name, (shape, train) in variants.items():
+        for part, changed in (("shape", shape), ("train", train)):
+            ours, theirs = getattr(arms[name], part).to_json(), getattr(arms["base"], part).to_json()
+            assert {key for key in ours if ours[key] != theirs[key]} == set(changed)
+    text = example.table(result)
+    assert f"{denser['cross_entropy']['mixture']:.3f}" in text
+    assert f"{base['circuits']['for_while']['edges']} |" in text
+    monkeypatch.setattr("sparse_model.studies.arms.train_sparse", None)  # done runs are read
+    assert example.run(data, tmp_path) == result

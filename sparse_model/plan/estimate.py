@@ -94,7 +94,7 @@ def sparse_workload(config: SparseConfig, train: TrainConfig) -> Workload:
     """A sparse model trained on its own, on sequences of `config.block_size` tokens."""
     work, half = model_work(config, config.block_size), train.precision == "bf16"
     per_token = trunk_bytes(config, config.block_size, half) + head_bytes(config) + widest_bytes(config)
-    size = model_size(config, train.density, train.floor)
+    size = model_size(config, train.final_densities(), train.floor)
     return Workload(size, 0, 0, work.forward, work.step, per_token)
 
 

@@ -1,10 +1,12 @@
 """How many parameters a sparse model has, and how many of them are nonzero once density has reached its target."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from sparse_model.training.config import TensorKind
 from sparse_model.training.projection import sparse_tensors
 from sparse_model.transformer.config import SparseConfig
 from sparse_model.transformer.model import SparseTransformer
@@ -25,11 +27,12 @@ class Size:
     """entries of what is in no sublayer: embeddings, unembedding and the last norm"""
 
 
-def model_size(config: SparseConfig, density: float, floor: int) -> Size:
+def model_size(config: SparseConfig, density: float | Mapping[TensorKind, float], floor: int) -> Size:
     """Exact counts: the model is built without storage, and the projection's own rule applied to each tensor's shape.
 
-    Every projected tensor keeps round(density · entries), at least one and at least its floors; everything else
-    (norm gains, sinks, bigram tables) stays dense. A kept entry that training leaves at exactly zero counts as kept.
+    Every projected tensor keeps round(density · entries) at the density of its kind, at least one and at least its floors;
+    everything else (norm gains, sinks, bigram tables) stays dense. A kept entry that training leaves at exactly zero counts as
+    kept.
     """
     with torch.device("meta"):
         model = SparseTransformer(config)
@@ -38,13 +41,14 @@ def model_size(config: SparseConfig, density: float, floor: int) -> Size:
     projected = kept = 0
     for tensor in sparse_tensors(model):
         entries, keep = tensor.parameter.numel(), 0
-        if density < 1:
-            keep = max(1, round(density * entries))
+        own = tensor.density_of(density)
+        if own < 1:
+            keep = max(1, round(own * entries))
             if tensor.floor_axis is not None and floor:
                 length = tensor.parameter.shape[tensor.floor_axis]
                 keep = max(keep, min(floor, length) * (entries // length))
         projected += entries
-        kept += keep if density < 1 else entries
+        kept += keep if own < 1 else entries
     return Size(parameters, parameters - projected + kept, projected, max(parts), parameters - sum(parts))
 
 

@@ -59,8 +59,10 @@ def run_arm(
     settings = {"shape": arm.shape.to_json(), "train": train.to_json(), "corpus": data.fingerprint}
     if (folder / OUTCOME).is_file():
         found = read_json(folder, OUTCOME, "experiment", ("settings", "cross_entropy"))
-        earlier = TrainConfig.from_mapping(found["settings"]["train"])  # settings added since have their defaults
-        if {**found["settings"], "train": earlier.to_json()} != settings:
+        # settings added since have their defaults
+        earlier = TrainConfig.from_mapping(found["settings"]["train"]).to_json()
+        shape = SparseShape.from_mapping(found["settings"]["shape"]).to_json()
+        if {**found["settings"], "train": earlier, "shape": shape} != settings:
             raise UserError(f"{folder}: holds a run with other settings; choose another --out or remove it")
         return found
     if not folder.exists():

@@ -60,7 +60,7 @@ def sweep_points(
     points = []
     for width in widths:
         wide = shape.model_copy(update={"d_model": width})
-        density = density_for(wide, vocab_size, block_size, nonzeros, train.floor)
+        density = density_for(wide, vocab_size, block_size, nonzeros, train.floor, train)
         arm = Arm(name=f"S{width}", shape=wide, train=train.model_copy(update={"density": density}))
         points.append(Point(series=WIDTHS, arm=arm))
     for density in densities:
@@ -70,16 +70,26 @@ def sweep_points(
     return points
 
 
-def density_for(shape: SparseShape, vocab_size: int, block_size: int, nonzeros: int, floor: int) -> float:
+def density_for(
+    shape: SparseShape,
+    vocab_size: int,
+    block_size: int,
+    nonzeros: int,
+    floor: int,
+    train: TrainConfig | None = None,
+) -> float:
     """The density at which a shape has this many nonzeros, floors included, by bisection.
+
+    Args:
+        train: where some kinds of tensors have a density of their own, the run that says so.
 
     Raises:
         UserError: it has fewer parameters, or its floors alone are more.
     """
-    config = shape.config(vocab_size, block_size)
+    config, run = shape.config(vocab_size, block_size), train or TrainConfig()
 
     def count(density: float) -> int:
-        return model_size(config, density, floor).nonzero
+        return model_size(config, run.model_copy(update={"density": density}).final_densities(), floor).nonzero
 
     low, high = 1e-6, 1.0
     if not count(low) <= nonzeros <= count(high):

@@ -1,12 +1,17 @@
 """Settings of one training run, and the shape of a dense model; every field says its unit and its sentinel."""
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field
 
 from foundation.settings import Settings
 
 BOOKKEEPING = {"checkpoint_every", "keep_checkpoints", "log_every", "log_to", "diagnose_every", "compile"}
+
+
+TensorKind = Literal["matrix", "embedding", "head", "bias"]
+"""What densities may differ between: the maps inside sublayers, token and position tables, the unembedding, biases."""
+TENSOR_KINDS: tuple[TensorKind, ...] = get_args(TensorKind)
 
 
 class TrainConfig(Settings):
@@ -32,6 +37,15 @@ class TrainConfig(Settings):
         gt=0,
         le=1,
         description="final kept fraction of every weight matrix, bias and embedding; 1 trains a dense model",
+    )
+    embedding_density: float | None = Field(
+        None, gt=0, le=1, description="final kept fraction of token and position embeddings; unset: as density"
+    )
+    head_density: float | None = Field(
+        None, gt=0, le=1, description="final kept fraction of the unembedding; unset: as density"
+    )
+    bias_density: float | None = Field(
+        None, gt=0, le=1, description="final kept fraction of every bias; unset: as density"
     )
     anneal: float = Field(
         0.5, gt=0, le=1, description="fraction of steps over which density falls from 1 to its final value"
@@ -65,6 +79,11 @@ class TrainConfig(Settings):
     log_to: Literal["tensorboard", "wandb", "trackio", "none"] = Field(
         "tensorboard", description="tracker that gets the metrics beside metrics.jsonl"
     )
+
+    def final_densities(self) -> dict[TensorKind, float]:
+        """The final kept fraction of each kind of tensor."""
+        given = {"embedding": self.embedding_density, "head": self.head_density, "bias": self.bias_density}
+        return {kind: self.density if (own := given.get(kind)) is None else own for kind in TENSOR_KINDS}
 
     def identity(self) -> dict[str, Any]:
         """What the result depends on: every setting but those of bookkeeping, which a resumed run may change.

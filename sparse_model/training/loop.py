@@ -31,7 +31,7 @@ from sparse_model.training.metrics import Metrics, check_tracker
 from sparse_model.training.objective import Objective
 from sparse_model.training.optimizer import gradient_norms, gradient_spans, limit_gradient, make_optimizer
 from sparse_model.training.projection import project, sparse_tensors
-from sparse_model.training.schedule import anneal_is_over, density_at, learning_rate_factor
+from sparse_model.training.schedule import anneal_is_over, densities_at, density_at, learning_rate_factor
 from sparse_model.training.speed import count_flops, matmul_rate
 from sparse_model.training.validation import Validation, held_out_terms
 from sparse_model.transformer.model import SparseTransformer
@@ -101,6 +101,7 @@ def train(
         for step in range(start, config.steps):
             done, last = step + 1, step + 1 == config.steps
             factor, density = learning_rate_factor(config, step), density_at(config, step)
+            densities = densities_at(config, step)
             flat = learning_rate_factor(config, step, sharkfin=False)
             for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
                 group["lr"] = rate * (factor if group["sharkfin"] else flat)
@@ -111,7 +112,7 @@ def train(
             first = step == start
             with count_flops() if first else nullcontext() as counted, as_written(config) if first else nullcontext():
                 terms = _optimise(accelerator, wrapped, optimizer, parameters, spans, parts, step, config, health)
-            project(tensors, density, config.floor)
+            project(tensors, densities, config.floor)
 
             more = {"density": density, "lr": config.lr * factor}
             writing = done % config.log_every == 0 or last
@@ -119,7 +120,7 @@ def train(
                 with sharding.outside_a_step(objective):
                     silent = _silent(accelerator, model, batches, step, config)
                 more |= revival.revive(model, optimizer, silent, config, density, step).to_json()
-                project(tensors, density, config.floor)
+                project(tensors, densities, config.floor)
                 writing = True
             if validation is not None and config.evaluate_every and (done % config.evaluate_every == 0 or last):
                 with sharding.outside_a_step(objective), as_written(config):

@@ -5,7 +5,7 @@ entries of each map that reads into or writes out of them; those floor entries c
 earlier entry.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 from torch.distributed.tensor import DTensor
 
+from sparse_model.training.config import TensorKind
 from sparse_model.training.sharding import opened, whole
 from sparse_model.transformer.layers import Attention, Mlp
 from sparse_model.transformer.magnitude import as_integers, keep_largest, keep_largest_per_row, magnitudes
@@ -29,11 +30,17 @@ DENSE_SUFFIXES = ("sink_logit", "bigram_table")  # small or dense by definition
 
 @dataclass(frozen=True)
 class SparseTensor:
-    """One projected parameter; `floor_axis` is the axis summed over for the floor (None: no floor)."""
+    """One projected parameter; `floor_axis` is the axis summed over for the floor (None: no floor), `kind` what its density
+    goes by."""
 
     name: str
     parameter: nn.Parameter
     floor_axis: int | None
+    kind: TensorKind = "matrix"
+
+    def density_of(self, density: float | Mapping[TensorKind, float]) -> float:
+        """This tensor's own, where densities are given by kind."""
+        return density[self.kind] if isinstance(density, Mapping) else density
 
 
 def sparse_tensors(model: nn.Module) -> tuple[SparseTensor, ...]:
@@ -56,23 +63,32 @@ def _sparse_tensors(model: nn.Module) -> Iterator[SparseTensor]:
     }
     for name, parameter in model.named_parameters():
         if parameter not in norms | fixed and not name.endswith(DENSE_SUFFIXES):
-            yield SparseTensor(name, parameter, floors.get(parameter))
+            yield SparseTensor(name, parameter, floors.get(parameter), _kind(name, parameter))
+
+
+def _kind(name: str, parameter: nn.Parameter) -> TensorKind:
+    """Embeddings tied to the head count as embeddings, under which name they come first."""
+    if parameter.dim() < 2:
+        return "bias"
+    table = name.rpartition(".")[0].rpartition(".")[2]
+    return "embedding" if table in ("wte", "wpe") else "head" if table == "lm_head" else "matrix"
 
 
 @torch.no_grad()
-def project(tensors: tuple[SparseTensor, ...], density: float, floor: int) -> None:
+def project(tensors: tuple[SparseTensor, ...], density: float | Mapping[TensorKind, float], floor: int) -> None:
     """Zero, in place, everything but the kept entries of each tensor.
 
     Args:
-        density: kept fraction, the same for every tensor (at least one entry each).
+        density: kept fraction, the same for every tensor or by kind (at least one entry each).
         floor: entries kept per neuron or attention channel, 0 for none.
     """
-    if density >= 1:
-        return
+    tensors = tuple(tensor for tensor in tensors if tensor.density_of(density) < 1)
 
     def shrink(tensor: SparseTensor) -> None:
         with opened(tensor.parameter.detach()) as (weight,):
-            kept = kept_entries(weight, max(1, round(density * weight.numel())), tensor.floor_axis, floor)
+            kept = kept_entries(
+                weight, max(1, round(tensor.density_of(density) * weight.numel())), tensor.floor_axis, floor
+            )
             if weight.device.type == "cpu":
                 bits = as_integers(weight)
                 np.multiply(bits, kept.numpy(), out=bits)

@@ -80,7 +80,7 @@ def revive(
 
     Args:
         silent: per layer, from `silent_units`.
-        density: kept fraction of every tensor at this step.
+        density: kept fraction of the sublayers' matrices at this step.
     """
     chance = np.random.default_rng((config.seed, step))
     counts = np.zeros(3, dtype=np.int64)

@@ -2,22 +2,28 @@
 
 import math
 
-from sparse_model.training.config import TrainConfig
+from sparse_model.training.config import TENSOR_KINDS, TensorKind, TrainConfig
 
 
-def density_at(config: TrainConfig, step: int) -> float:
-    """Kept fraction after step `step` (0-based): from 1 to `config.density` over the first `config.anneal`."""
+def density_at(config: TrainConfig, step: int, kind: TensorKind = "matrix") -> float:
+    """Kept fraction of a kind of tensor after step `step` (0-based): from 1 to its final value over the first `config.anneal`."""
+    final = config.final_densities()[kind]
     progress = min(1.0, (step + 1) / max(1.0, config.anneal * config.steps))
     if config.anneal_shape == "exponential":
-        return math.exp(progress * math.log(config.density))
+        return math.exp(progress * math.log(final))
     if config.anneal_shape == "cosine":
         progress = (1 - math.cos(math.pi * progress)) / 2
-    return 1 - progress * (1 - config.density)
+    return 1 - progress * (1 - final)
+
+
+def densities_at(config: TrainConfig, step: int) -> dict[TensorKind, float]:
+    """`density_at` of every kind."""
+    return {kind: density_at(config, step, kind) for kind in TENSOR_KINDS}
 
 
 def anneal_is_over(config: TrainConfig, step: int) -> bool:
-    """Whether the density after step `step` (0-based) is the final one."""
-    return config.density == 1 or step + 1 >= config.anneal * config.steps
+    """Whether every density after step `step` (0-based) is the final one."""
+    return set(config.final_densities().values()) == {1} or step + 1 >= config.anneal * config.steps
 
 
 def learning_rate_factor(config: TrainConfig, step: int, sharkfin: bool = True) -> float:

@@ -24,6 +24,9 @@ class SparseShape(Settings):
     topk_fraction: float | None = Field(
         0.25, gt=0, le=1, description="fraction of channels AbsTopK keeps; unset switches it off"
     )
+    residual_topk: bool = Field(
+        False, description="AbsTopK on the residual stream too, after every sublayer, at the same fraction"
+    )
     position: Literal["none", "added"] = Field(
         "none", description="learned absolute positions added to the stream, or none"
     )
@@ -47,7 +50,7 @@ class SparseShape(Settings):
         Args:
             document_token: the token that begins a document, where documents are to be kept apart.
         """
-        from sparse_model.transformer.config import SparseConfig
+        from sparse_model.transformer.config import BLOCK_TOPK_LOCATIONS, RESIDUAL_TOPK_LOCATIONS, SparseConfig
 
         return SparseConfig(
             vocab_size=vocab_size,
@@ -58,6 +61,7 @@ class SparseShape(Settings):
             d_head=self.d_head,
             d_mlp=self.d_mlp or 4 * self.d_model,
             topk_fraction=self.topk_fraction,
+            topk_locations=BLOCK_TOPK_LOCATIONS + (RESIDUAL_TOPK_LOCATIONS if self.residual_topk else ()),
             position=self.position,
             attention_sink=self.attention_sink,
             document_token=document_token,

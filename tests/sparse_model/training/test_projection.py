@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparse_model import SparseTransformer
+from sparse_model.plan.size import model_size
 from sparse_model.training.projection import (
     density_report,
     kept_entries,
@@ -124,6 +125,28 @@ def test_weights_biases_and_embeddings_are_projected_and_gains_sinks_and_tables_
         for layer in (0, 1)
         for name in ("ln_1.weight", "ln_2.weight", "attn.sink_logit")
     }
+
+
+def test_each_kind_of_tensor_keeps_exactly_its_own_fraction_and_the_plan_counts_them(tiny_sparse: Make) -> None:
+    model = tiny_sparse(position="added")
+    densities = {"matrix": 0.02, "embedding": 0.0625, "head": 0.25, "bias": 1.0}
+    tensors = sparse_tensors(model)
+    project(tensors, densities, floor=0)
+    kinds: dict[str, set[str]] = {}
+    for tensor in tensors:
+        kinds.setdefault(tensor.kind, set()).add(tensor.name)
+        entries = tensor.parameter.numel()
+        assert int(tensor.parameter.count_nonzero()) == max(1, round(densities[tensor.kind] * entries)), tensor.name
+    assert kinds["embedding"] == {"transformer.wte.weight", "transformer.wpe.weight"}
+    assert kinds["head"] == {"lm_head.weight"}
+    assert all(name.endswith(".bias") for name in kinds["bias"])
+    assert kinds["matrix"] == {
+        f"transformer.h.{layer}.{name}.weight"
+        for layer in (0, 1)
+        for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+    }
+    nonzero = sum(int(parameter.count_nonzero()) for parameter in model.parameters())
+    assert model_size(model.config, densities, 0).nonzero == nonzero
 
 
 @pytest.mark.parametrize("floor", [1, 4])

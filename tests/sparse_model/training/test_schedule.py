@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from sparse_model.training.config import TrainConfig
-from sparse_model.training.schedule import anneal_is_over, density_at, learning_rate_factor
+from sparse_model.training.schedule import anneal_is_over, densities_at, density_at, learning_rate_factor
 
 SHAPES = ["linear", "exponential", "cosine"]
 
@@ -49,6 +49,19 @@ def test_a_run_of_one_step_has_a_finite_rate_and_the_final_density() -> None:
     config = TrainConfig(steps=1, density=0.1, anneal=0.5)
     assert density_at(config, 0) == pytest.approx(0.1)
     assert 0 < learning_rate_factor(config, 0) < math.inf
+
+
+@pytest.mark.parametrize("shape", ["linear", "exponential", "cosine"])
+def test_each_kind_of_tensor_anneals_to_its_own_density_and_unset_ones_to_that_of_matrices(shape: str) -> None:
+    config = TrainConfig(steps=40, anneal_shape=shape, density=0.01, embedding_density=1 / 16, bias_density=1.0)
+    alone = TrainConfig(steps=40, anneal_shape=shape, density=1 / 16)
+    for step in range(40):
+        found = densities_at(config, step)
+        assert found["matrix"] == found["head"] == density_at(config, step)
+        assert found["embedding"] == density_at(alone, step)
+        assert found["bias"] == pytest.approx(1)
+    assert densities_at(config, 39) == pytest.approx({"matrix": 0.01, "embedding": 1 / 16, "head": 0.01, "bias": 1})
+    assert not anneal_is_over(TrainConfig(steps=40, density=1.0, head_density=0.5), 0)
 
 
 @pytest.mark.parametrize("shape", ["linear", "exponential", "cosine"])

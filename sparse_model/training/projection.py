@@ -42,6 +42,10 @@ class SparseTensor:
         """This tensor's own, where densities are given by kind."""
         return density[self.kind] if isinstance(density, Mapping) else density
 
+    def kept(self, density: float | Mapping[TensorKind, float]) -> int:
+        """How many entries that density keeps, before floors: at least one."""
+        return max(1, round(self.density_of(density) * self.parameter.numel()))
+
 
 def sparse_tensors(model: nn.Module) -> tuple[SparseTensor, ...]:
     """Every weight matrix, bias and embedding of the model; norm gains, sinks, bigram tables and sinusoids stay dense."""
@@ -86,18 +90,13 @@ def project(tensors: tuple[SparseTensor, ...], density: float | Mapping[TensorKi
 
     def shrink(tensor: SparseTensor) -> None:
         with opened(tensor.parameter.detach()) as (weight,):
-            kept = kept_entries(
-                weight, max(1, round(tensor.density_of(density) * weight.numel())), tensor.floor_axis, floor
-            )
+            kept = kept_entries(weight, tensor.kept(density), tensor.floor_axis, floor)
             if weight.device.type == "cpu":
                 bits = as_integers(weight)
                 np.multiply(bits, kept.numpy(), out=bits)
                 increment_version(weight)  # NumPy's write is a change to autograd as well
             else:
                 weight.masked_fill_(~kept, 0.0)
-
-    def in_parallel(tensor: SparseTensor) -> bool:
-        return tensor.parameter.device.type == "cpu" and not isinstance(tensor.parameter, DTensor)
 
     def on_cpu(tensor: SparseTensor) -> bool:
         return tensor.parameter.device.type == "cpu" and not isinstance(tensor.parameter, DTensor)
@@ -113,16 +112,20 @@ def project(tensors: tuple[SparseTensor, ...], density: float | Mapping[TensorKi
 
 
 @torch.no_grad()
-def project_on_device(tensors: tuple[SparseTensor, ...], density: float, floor: int) -> None:
-    """`project` where launches cost more than arithmetic: tensors of one shape as a batch, so that depth adds no operators.
+def project_on_device(
+    tensors: tuple[SparseTensor, ...], density: float | Mapping[TensorKind, float], floor: int
+) -> None:
+    """`project` where launches cost more than arithmetic: tensors of one shape that keep as many entries as a batch, so that
+    depth adds no operators.
 
     Nothing waits for the device.
     """
-    groups: dict[tuple[torch.Size, int | None], list[Tensor]] = {}
+    groups: dict[tuple[torch.Size, int | None, int], list[Tensor]] = {}
     for tensor in tensors:
-        groups.setdefault((tensor.parameter.shape, tensor.floor_axis), []).append(tensor.parameter.detach())
-    for (shape, axis), weights in groups.items():
-        k, most = max(1, round(density * shape.numel())), max(1, BATCH // shape.numel())
+        group = tensor.parameter.shape, tensor.floor_axis, tensor.kept(density)
+        groups.setdefault(group, []).append(tensor.parameter.detach())
+    for (shape, axis, k), weights in groups.items():
+        most = max(1, BATCH // shape.numel())
         for start in range(0, len(weights), most):
             part = weights[start : start + most]
             batch = torch.stack(part)

@@ -1,5 +1,6 @@
 """Weight projection against an independent NumPy one."""
 
+import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -10,11 +11,13 @@ from hypothesis import strategies as st
 
 from sparse_model import SparseTransformer
 from sparse_model.plan.size import model_size
+from sparse_model.training.config import TensorKind
 from sparse_model.training.projection import (
     density_report,
     kept_entries,
     kept_entries_reference,
     project,
+    project_on_device,
     sparse_tensors,
 )
 
@@ -149,6 +152,26 @@ def test_each_kind_of_tensor_keeps_exactly_its_own_fraction_and_the_plan_counts_
     assert model_size(model.config, densities, 0).nonzero == nonzero
 
 
+@pytest.mark.parametrize("floor", [0, 4])
+def test_the_path_for_devices_keeps_what_the_cpu_keeps_where_each_kind_of_tensor_has_its_own_density(
+    floor: int, tiny_sparse: Make
+) -> None:
+    densities = {"matrix": 0.05, "embedding": 0.0625, "head": 0.25, "bias": 0.5}
+    model = tiny_sparse(position="added")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn_like(parameter).mul(4).round())  # many ties
+    other = copy.deepcopy(model)
+    project(sparse_tensors(model), densities, floor)
+    project_on_device(sparse_tensors(other), densities, floor)
+    for (name, ours), theirs in zip(model.named_parameters(), other.parameters(), strict=True):
+        assert torch.equal(ours, theirs), name
+    table, head = other.transformer["wte"].weight, other.lm_head.weight
+    assert table.shape == head.shape  # one batch if densities were alike
+    assert int(table.count_nonzero()) == round(0.0625 * table.numel())
+    assert int(head.count_nonzero()) == round(0.25 * head.numel())
+
+
 @pytest.mark.parametrize("floor", [1, 4])
 def test_no_neuron_or_attention_channel_falls_below_the_floor(floor: int, tiny_sparse: Make) -> None:
     model = tiny_sparse()
@@ -192,14 +215,17 @@ def test_gradients_stay_dense(tiny_sparse: Make, tokens: torch.Tensor) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_projection_on_the_device_never_waits_for_it_and_keeps_what_the_cpu_keeps(tiny_sparse: Make) -> None:
+@pytest.mark.parametrize("density", [0.1, {"matrix": 0.1, "embedding": 0.0625, "head": 0.25, "bias": 1.0}])
+def test_projection_on_the_device_never_waits_for_it_and_keeps_what_the_cpu_keeps(
+    density: float | dict[TensorKind, float], tiny_sparse: Make
+) -> None:
     model = tiny_sparse()
     other = tiny_sparse().cuda()
     other.load_state_dict(model.state_dict())
     torch.cuda.set_sync_debug_mode("error")
     try:
-        project(sparse_tensors(other), 0.1, 4)
+        project(sparse_tensors(other), density, 4)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    project(sparse_tensors(model), 0.1, 4)
+    project(sparse_tensors(model), density, 4)
     assert all(torch.equal(a, b.cpu()) for a, b in zip(model.parameters(), other.parameters(), strict=True))

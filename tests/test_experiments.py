@@ -83,9 +83,11 @@ def test_the_variants_of_the_ablation_differ_in_what_they_name_alone_and_its_tab
     variants = {name: example.VARIANTS[name] for name in ("base", "dense-embeddings", "stream-topk")}
     monkeypatch.setattr(example, "VARIANTS", variants)
     monkeypatch.setattr(example, "SEEDS", (1,))
-    monkeypatch.setattr(example, "TASKS", ("for_while",))
-    prune = {"target_loss": 5.0, "steps": 2, "batch_pairs": 2, "pairs": 4, "elimination_rounds": 1, "edge_steps": 1}
-    monkeypatch.setattr(example, "PRUNE", example.PRUNE.model_copy(update=prune))
+    monkeypatch.setattr(example, "TASKS", ("closing_quote",))
+    monkeypatch.setattr(  # no prompts of a task fit into the blocks of this corpus, so nothing is pruned here
+        "sparse_model.studies.sweep._circuit",
+        lambda model, *_: {"full_loss": 0.1, "edges": int(model.lm_head.weight.count_nonzero())},
+    )
     data = Corpus.load(corpus_folder)
     result = example.run(data, tmp_path)
     assert [point["series"] for point in result["points"]] == list(variants)
@@ -98,6 +100,8 @@ def test_the_variants_of_the_ablation_differ_in_what_they_name_alone_and_its_tab
             assert {key for key in ours if ours[key] != theirs[key]} == set(changed)
     text = example.table(result)
     assert f"{denser['cross_entropy']['mixture']:.3f}" in text
-    assert f"{base['circuits']['for_while']['edges']} |" in text
+    edges = [point["circuits"]["closing_quote"]["edges"] for point in result["points"]]
+    assert edges[0] < edges[1]
+    assert all(f"| {number} |" in line for number, line in zip(edges, text.splitlines()[2:5], strict=True))
     monkeypatch.setattr("sparse_model.studies.arms.train_sparse", None)  # done runs are read
     assert example.run(data, tmp_path) == result

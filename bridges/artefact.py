@@ -6,13 +6,15 @@ OUT/sparse/              the sparse model, with tokenizer
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -20,11 +22,50 @@ from bridges.alignment import SiteAlignment
 from bridges.bridge import Bridge
 from bridges.massive import after_first
 from bridges.protocol import ResidualStack, residual_sites
-from foundation.artefacts import read_json, read_tensors, save_tensors, write_json
+from foundation.artefacts import (
+    Description,
+    check_fingerprint,
+    read_json,
+    read_tensors,
+    save_tensors,
+    write_json,
+)
 from foundation.errors import UserError
-from foundation.fingerprints import model_fingerprint
+from foundation.fingerprints import model_fingerprint, tensors_fingerprint
+from foundation.tensors import Expected, check_tensors
 from foundation.versions import versions
 from sparse_model.transformer.model import SparseTransformer
+
+DESCRIPTION, TENSORS = "bridge.json", "bridge.safetensors"
+WIDEST = 1 << 20
+"""Channels of a stream; no model has more, so a number beyond is damage."""
+
+
+class AlignmentRecord(Description):
+    """Meeting points, as pairs of sparse and dense site."""
+
+    sites: list[list[Annotated[int, Field(ge=0, le=WIDEST)]]] = Field(min_length=1)
+    is_identity: bool
+    rule: Literal["identity", "boundaries", "every"] | None = None
+
+
+class DenseRecord(Description):
+    """The dense model."""
+
+    name: str
+    fingerprint: str
+
+
+class BridgeRecord(Description):
+    """The keys of `bridge.json` that loading needs; those with a default came later."""
+
+    alignment: AlignmentRecord
+    d_sparse: int = Field(ge=1, le=WIDEST)
+    d_dense: int = Field(ge=1, le=WIDEST)
+    topk_fraction: float = Field(gt=0, le=1)
+    sparse_fingerprint: str
+    dense: DenseRecord
+    tensors_fingerprint: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,15 +105,16 @@ def save_bridge(
     """Write the parts into an existing folder; `description` holds at least `dense: {name, fingerprint}`."""
     sparse.save_pretrained(folder / "sparse")
     tokenizer.save_pretrained(folder / "sparse")
-    save_tensors(folder / "bridge.safetensors", bridge.state_dict())
+    save_tensors(folder / TENSORS, bridge.state_dict())
     shape = {
         "alignment": bridge.alignment.to_json(),
         "d_sparse": bridge.d_sparse,
         "d_dense": bridge.d_dense,
         "topk_fraction": bridge.topk_fraction,
+        "tensors_fingerprint": tensors_fingerprint(bridge.state_dict()),
     }
     write_json(
-        folder / "bridge.json",
+        folder / DESCRIPTION,
         {**shape, "sparse_fingerprint": model_fingerprint(sparse), "versions": versions(), **description},
     )
 
@@ -84,25 +126,52 @@ def load_bridge(folder: Path, device: str = "cpu") -> BridgeArtefact:
         UserError: a part is missing or damaged, or the sparse model inside is not the bridge's own.
     """
     folder = Path(folder)
-    description = read_json(folder, "bridge.json", "bridge")
+    description = read_json(folder, DESCRIPTION, "bridge")
+    record = BridgeRecord.check(description, str(folder / DESCRIPTION), "bridge")
+    alignment = _alignment(record, folder / DESCRIPTION)
+    tensors = _bridge_tensors(record, folder / TENSORS)
     sparse = SparseTransformer.from_pretrained(folder / "sparse")
-    if model_fingerprint(sparse) != description["sparse_fingerprint"]:
+    if model_fingerprint(sparse) != record.sparse_fingerprint:
         raise UserError(
             f"{folder / 'sparse'}: is not the sparse model this bridge was trained with; restore or retrain it"
         )
-    alignment = SiteAlignment.from_json(description["alignment"])
-    bridge = Bridge(alignment, description["d_sparse"], description["d_dense"], description["topk_fraction"])
-    tensors = read_tensors(folder / "bridge.safetensors", "bridge")
-    try:
-        bridge.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise UserError(
-            f"{folder}: bridge.safetensors does not fit bridge.json ({' '.join(str(error).split())})"
-        ) from None
+    if sparse.config.d_model != record.d_sparse or alignment.sites[-1].sparse > len(sparse.sublayers):
+        raise UserError(f"{folder / DESCRIPTION}: does not fit the sparse model beside it; the bridge is damaged")
+    bridge = Bridge(alignment, record.d_sparse, record.d_dense, record.topk_fraction)
+    bridge.load_state_dict(tensors)
     tokenizer = AutoTokenizer.from_pretrained(folder / "sparse", trust_remote_code=False)
     for module in (bridge, sparse):
         module.to(device).eval().requires_grad_(False)
     return BridgeArtefact(bridge, sparse, tokenizer, description)
+
+
+def _alignment(record: BridgeRecord, place: Path) -> SiteAlignment:
+    """The alignment, whose sites come later in both stacks one after another.
+
+    Raises:
+        UserError: they do not.
+    """
+    sites = record.alignment.sites
+    rising = all(a[0] < b[0] and a[1] < b[1] for a, b in pairwise(sites) if len(a) == len(b) == 2)
+    if not rising or any(len(site) != 2 for site in sites):
+        raise UserError(f"{place}: alignment.sites are no rising pairs of sites; the bridge is damaged, copy it again")
+    return SiteAlignment.from_json(record.alignment.model_dump(exclude_none=True))
+
+
+def _bridge_tensors(record: BridgeRecord, place: Path) -> dict[str, Tensor]:
+    """The state of the bridge, of the shapes its description says, in float32.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    tensors = read_tensors(place, "bridge")
+    check_fingerprint(tensors, record.tensors_fingerprint, place, "bridge")
+    count, S, D = len(record.alignment.sites), record.d_sparse, record.d_dense
+    expected = {"rms_ratio": Expected((count,), low=0)}
+    for j in range(count):
+        expected |= {f"encoders.{j}.weight": Expected((S, D)), f"encoders.{j}.bias": Expected((S,))}
+        expected |= {f"decoders.{j}.weight": Expected((D, S)), f"decoders.{j}.bias": Expected((D,))}
+    return check_tensors(tensors, expected, place, "bridge")
 
 
 @torch.no_grad()

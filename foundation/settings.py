@@ -89,6 +89,8 @@ def read_mapping(path: Path) -> dict[str, Any]:
             if isinstance(values, dict):
                 return values
             raise UserError(f'{path}: holds a {type(values).__name__}, not a table of settings; write {{"key": value}}')
-    except (tomllib.TOMLDecodeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except UserError:
+        raise
+    except (ValueError, RecursionError) as error:  # of both parsers, and numbers of thousands of digits
         raise UserError(f"{path}: does not parse ({error}); mend the file") from None
     raise UserError(f"{path}: a config ends in .toml or .json; rename or convert it")

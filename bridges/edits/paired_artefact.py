@@ -15,18 +15,29 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
+from pydantic import Field
 from torch import Tensor
 
 from bridges.bridge import Bridge
-from bridges.edits.edit_folder import opened_edit, save_edit
+from bridges.edits.edit_folder import PARTS, EditRecord, SiteRecord, checked_parts, read_edit, save_edit
 from bridges.edits.mapping import SiteDirections
 from bridges.edits.paired import Loop
 from bridges.protocol import residual_sites
 from dense_adapters import DenseStack, EditFn
 from foundation.errors import UserError
 
-PARTS = ("encoder", "bias", "decoder")
-KEYS = ("form", "task", "claim", "model_fingerprint", "loop", "strength", "sites")
+
+class PairedSiteRecord(SiteRecord):
+    """A site in `edit.json`."""
+
+    kind: Literal["read", "residual"]
+
+
+class PairedRecord(EditRecord):
+    """The keys of a paired edit's `edit.json`."""
+
+    loop: Loop
+    sites: list[PairedSiteRecord] = Field(min_length=1)
 
 
 @dataclass(frozen=True)
@@ -157,18 +168,15 @@ def load_paired(folder: Path) -> PairedEdit:
     Raises:
         UserError: it is missing, damaged or not a paired edit.
     """
-    with opened_edit(folder, "paired", KEYS) as (description, tensors):
-        sites = tuple(
-            PairedSite(
-                site["dense_site"], site["kind"], tuple(site["nodes"]), *(tensors[f"{number}/{part}"] for part in PARTS)
+    record, tensors = read_edit(folder, "paired", PairedRecord)
+    parts = checked_parts(folder, record.sites, tensors, {})
+    for number, site in enumerate(record.sites):
+        if len(site.nodes) != len(parts[f"{number}/bias"]):
+            raise UserError(
+                f"{folder}: site {number} names {len(site.nodes)} nodes, edit.safetensors holds another number"
             )
-            for number, site in enumerate(description["sites"])
-        )
-    return PairedEdit(
-        task=description["task"],
-        claim=description["claim"],
-        model_fingerprint=description["model_fingerprint"],
-        sites=sites,
-        loop=description["loop"],
-        strength=description["strength"],
+    sites = tuple(
+        PairedSite(site.dense_site, site.kind, tuple(site.nodes), *(parts[f"{number}/{part}"] for part in PARTS))
+        for number, site in enumerate(record.sites)
     )
+    return PairedEdit(record.task, record.claim, record.model_fingerprint, sites, record.loop, record.strength)

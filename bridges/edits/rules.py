@@ -202,3 +202,13 @@ def make_rule(name: str, values: dict[str, Any]) -> Rule:
             f"rule '{name}' needs {', '.join(sorted(wanted)) or 'nothing'}, got {', '.join(sorted(values)) or 'nothing'}"
         )
     return rule(**values)
+
+
+def tensor_shapes(name: str, n: int) -> dict[str, tuple[int, ...]]:
+    """Field → shape of the tensors of a rule for n nodes.
+
+    Raises:
+        UserError: there is no such rule.
+    """
+    found = [field.name for field in fields(find_rule(name)) if field.type is Tensor]
+    return {field: (n, n) if field == "whiten" else (n,) for field in found}

@@ -4,16 +4,35 @@ A standing edit holds, per dense site, the encoder (all rows, where AbsTopK deci
 and its rule; it needs neither the sparse model nor the corpus. `keeps` is the k of AbsTopK, null for a linear readout.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
+from torch import Tensor
 
-from bridges.edits.edit_folder import opened_edit, save_edit
+from bridges.edits.edit_folder import EditRecord, SiteRecord, checked_parts, read_edit, save_edit, site_shape
 from bridges.edits.readout import Gate, Readout
-from bridges.edits.rules import make_rule
+from bridges.edits.rules import make_rule, tensor_shapes
 from bridges.edits.standing import StandingEdit, StandingSite
+from foundation.errors import UserError
+from foundation.tensors import Expected
 
-KEYS = ("form", "task", "claim", "model_fingerprint", "strength", "sites", "metrics")
+
+class StandingSiteRecord(SiteRecord):
+    """A site in `edit.json`; `keeps` is how many channels its gate lets through, null where it has none."""
+
+    rule: str
+    rule_values: dict[str, float]
+    keeps: Annotated[int, Field(ge=1)] | None = None
+
+
+class StandingRecord(EditRecord):
+    """The keys of a standing edit's `edit.json`."""
+
+    sites: list[StandingSiteRecord] = Field(min_length=1)
+    metrics: dict[str, Any]
 
 
 def save_standing(edit: StandingEdit, folder: Path, overwrite: bool = False) -> None:
@@ -54,27 +73,36 @@ def load_standing(folder: Path) -> StandingEdit:
     Raises:
         UserError: it is missing, damaged or not a standing edit.
     """
-    sites = []
-    with opened_edit(folder, "standing", KEYS) as (description, tensors):
-        for number, site in enumerate(description["sites"]):
-            prefix = f"{number}/rule/"
-            numbers = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-            if site["rule"] == "move" and "shift" not in numbers:  # made before 0.1.0 was released
-                numbers["shift"] = numbers["mean_b"] - numbers["mean_a"]
-            rule = make_rule(site["rule"], {**site["rule_values"], **numbers})
-            gate = None
-            if site.get("keeps") is not None:
-                parts = (tensors[f"{number}/gate/{part}"] for part in ("encoder", "bias", "channels"))
-                encoder, bias, channels = parts
-                gate = Gate(encoder, bias, int(site["keeps"]), channels.long())
-            readout = Readout(tensors[f"{number}/encoder"], tensors[f"{number}/bias"], gate)
-            decoder = tensors[f"{number}/decoder"]
-            sites.append(StandingSite(site["dense_site"], tuple(site["nodes"]), readout, decoder, rule))
+    record, tensors = read_edit(folder, "standing", StandingRecord)
+    more: dict[str, Expected] = {}
+    for number, site in enumerate(record.sites):
+        n, width = site_shape(number, tensors)
+        shapes = tensor_shapes(site.rule, n or 0)
+        if site.rule == "move" and f"{number}/rule/shift" not in tensors:  # made before 0.1.0 was released
+            del shapes["shift"]
+        more |= {f"{number}/rule/{name}": Expected(shape) for name, shape in shapes.items()}
+        if site.keeps is not None:
+            rows, _ = site_shape(number, tensors, "gate/encoder")
+            more |= {f"{number}/gate/encoder": Expected((rows, width)), f"{number}/gate/bias": Expected((rows,))}
+            more[f"{number}/gate/channels"] = Expected((n,), "int", 0, (rows or 1) - 1)
+            if rows is not None and site.keeps > rows:
+                raise UserError(f"{folder}: site {number} keeps {site.keeps} channels of {rows}; the edit is damaged")
+    parts = checked_parts(folder, record.sites, tensors, more)
+    sites = [_site(site, number, parts) for number, site in enumerate(record.sites)]
     return StandingEdit(
-        task=description["task"],
-        claim=description["claim"],
-        model_fingerprint=description["model_fingerprint"],
-        sites=tuple(sites),
-        strength=description["strength"],
-        metrics=description["metrics"],
+        record.task, record.claim, record.model_fingerprint, tuple(sites), record.strength, record.metrics
     )
+
+
+def _site(site: StandingSiteRecord, number: int, parts: Mapping[str, Tensor]) -> StandingSite:
+    prefix = f"{number}/rule/"
+    numbers = {name.removeprefix(prefix): value for name, value in parts.items() if name.startswith(prefix)}
+    if site.rule == "move" and "shift" not in numbers:
+        numbers["shift"] = numbers["mean_b"] - numbers["mean_a"]
+    rule = make_rule(site.rule, {**site.rule_values, **numbers})
+    gate = None
+    if site.keeps is not None:
+        encoder, bias, channels = (parts[f"{number}/gate/{part}"] for part in ("encoder", "bias", "channels"))
+        gate = Gate(encoder, bias, site.keeps, channels)
+    readout = Readout(parts[f"{number}/encoder"], parts[f"{number}/bias"], gate)
+    return StandingSite(site.dense_site, tuple(site.nodes), readout, parts[f"{number}/decoder"], rule)

@@ -1,6 +1,5 @@
 """Pages of bridges, circuits, edits, models and training runs, each from its folder alone."""
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from bridges.reports.circuit_graph import bare_graph
 from bridges.reports.circuit_section import circuit_blocks
 from bridges.reports.figures.training_curves import training_curves
 from bridges.reports.numbers import MISSING, estimate, figure, setting, share
-from foundation.artefacts import read_json
+from foundation.artefacts import parse_json, read_json
 from foundation.errors import UserError
 
 GRAPH = "circuit_graph.json"
@@ -209,11 +208,13 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
     if not path.is_file():
         return []
     rows: list[dict[str, float]] = []
-    lines = path.read_text("utf-8").splitlines()
+    lines = path.read_text("utf-8", errors="replace").splitlines()
     for number, line in enumerate(lines, 1):
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
+            row = parse_json(line)
+            if not isinstance(row, dict):
+                raise ValueError("no table")
+        except ValueError:
             if number == len(lines):
                 break
             raise UserError(f"{path}: line {number} does not parse; the file is damaged, train again") from None

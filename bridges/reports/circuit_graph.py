@@ -17,7 +17,8 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from sparse_model.circuits.circuit import PART_ORDER, Circuit, circuit_edges
+from sparse_model.circuits.circuit import Circuit, circuit_edges
+from sparse_model.circuits.circuit_file import PART_ORDER
 from sparse_model.circuits.prune import trim
 from sparse_model.tasks.token_pairs import TokenPairs
 from sparse_model.transformer.model import SparseTransformer

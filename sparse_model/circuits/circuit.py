@@ -1,6 +1,5 @@
 """A circuit: kept nodes and edges, what the others are frozen at, and the calibration of the two logits."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,14 +9,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from foundation.artefacts import atomic_folder, read_json, read_tensors, save_tensors, write_json
+from foundation.artefacts import atomic_folder, save_tensors, write_json
 from foundation.errors import UserError
-from foundation.fingerprints import model_fingerprint
+from foundation.fingerprints import model_fingerprint, tensors_fingerprint
 from sparse_model.circuits.ablation import Ablate
 from sparse_model.circuits.calibration import Calibration
-from sparse_model.circuits.edges import SOURCES, circuit_edges, cut_edges, drop_unread
+from sparse_model.circuits.circuit_file import DESCRIPTION, TENSORS, forward_order, read_circuit
+from sparse_model.circuits.edges import circuit_edges, cut_edges, drop_unread
 from sparse_model.transformer.model import SparseTransformer
-from sparse_model.transformer.nodes import Node
+from sparse_model.transformer.nodes import Node, node_locations
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Circuit:
         """Kept nodes in forward order."""
         return tuple(
             Node.parse(f"{name}:{channel}")
-            for name in sorted(self.keep, key=_forward_order)
+            for name in sorted(self.keep, key=forward_order)
             for channel in self.keep[name].nonzero().flatten().tolist()
         )
 
@@ -89,18 +89,25 @@ class Circuit:
                 f"{name}: the circuit for '{self.task}' was pruned from another sparse model (fingerprint "
                 f"{self.model_fingerprint[:12]}, not {found[:12]}); pass its own model or prune again"
             )
+        widths = node_locations(model.config)
+        for location, mask in self.keep.items():
+            if widths.get(location) != len(mask):
+                raise UserError(
+                    f"{name}: has {widths.get(location, 'no')} channels at {location}, the circuit for '{self.task}' "
+                    f"{len(mask)}; the circuit is damaged, copy or prune it again"
+                )
 
     def save(self, folder: Path, overwrite: bool = False) -> None:
         """Write the artefact: `circuit.json` and `circuit.safetensors`."""
-        with atomic_folder(Path(folder), overwrite) as temporary:
+        with atomic_folder(Path(folder), overwrite, "circuit") as temporary:
             tensors = {f"keep/{name}": mask.to(torch.uint8) for name, mask in self.keep.items()}
             tensors |= {f"value/{name}": value for name, value in self.values.items()}
             tensors |= {f"score/{name}": score.clone() for name, score in (self.scores or {}).items()}
             for name, edges in (self.edges or {}).items():
                 tensors[f"cut/{name}"] = (~edges).nonzero().to(torch.int32)
-            save_tensors(temporary / "circuit.safetensors", tensors)
+            save_tensors(temporary / TENSORS, tensors)
             write_json(
-                temporary / "circuit.json",
+                temporary / DESCRIPTION,
                 {
                     "task": self.task,
                     "model_fingerprint": self.model_fingerprint,
@@ -110,6 +117,7 @@ class Circuit:
                     "metrics": dict(self.metrics),
                     "settings": dict(self.settings),
                     "pairs": dict(self.pairs),
+                    "tensors_fingerprint": tensors_fingerprint(tensors),
                 },
             )
 
@@ -120,30 +128,21 @@ class Circuit:
         Raises:
             UserError: it is missing, damaged or inconsistent.
         """
-        description = read_json(Path(folder), "circuit.json", "circuit", KEYS)
-        tensors = read_tensors(Path(folder) / "circuit.safetensors", "circuit")
-        keep = {name.removeprefix("keep/"): mask.bool() for name, mask in tensors.items() if name.startswith("keep/")}
-        values = {name.removeprefix("value/"): value for name, value in tensors.items() if name.startswith("value/")}
-        if set(keep) != set(values) or not all(NODE_LOCATION.fullmatch(name) for name in keep):
-            raise UserError(
-                f"{folder}: circuit.safetensors holds no mask and value per location; the circuit is damaged"
-            )
-        cut = {name.removeprefix("cut/"): pairs for name, pairs in tensors.items() if name.startswith("cut/")}
-        order = sorted(keep, key=_forward_order)
+        record, tensors = read_circuit(Path(folder))
         circuit = cls(
-            task=description["task"],
-            model_fingerprint=description["model_fingerprint"],
-            keep={name: keep[name] for name in order},
-            values=values,
-            ablation=description["ablation"],
-            calibration=Calibration(**description["calibration"]),
-            metrics=description["metrics"],
-            settings=description["settings"],
-            edges=_uncut(cut, keep, str(folder)) if cut else None,
-            scores={name: tensors[f"score/{name}"] for name in order} if f"score/{order[0]}" in tensors else None,
-            pairs=description.get("pairs", {}),
+            task=record.task,
+            model_fingerprint=record.model_fingerprint,
+            keep=tensors.keep,
+            values=tensors.values,
+            ablation=record.ablation,
+            calibration=Calibration(record.calibration.scale, record.calibration.shift),
+            metrics=record.metrics,
+            settings=record.settings,
+            edges=tensors.edges,
+            scores=tensors.scores,
+            pairs=record.pairs,
         )
-        if [str(node) for node in circuit.nodes] != description["nodes"]:
+        if [str(node) for node in circuit.nodes] != record.nodes:
             raise UserError(
                 f"{folder}: circuit.json and circuit.safetensors name different nodes; the circuit is damaged"
             )
@@ -151,38 +150,6 @@ class Circuit:
 
 
 __all__ = ["Calibration", "Circuit", "circuit_edges", "drop_unread", "random_circuit"]
-KEYS = ("task", "model_fingerprint", "ablation", "calibration", "nodes", "metrics", "settings")
-PART_ORDER = (
-    "attn.act_in",
-    "attn.q",
-    "attn.k",
-    "attn.v",
-    "attn.resid_delta",
-    "mlp.act_in",
-    "mlp.post_act",
-    "mlp.resid_delta",
-)
-
-
-NODE_LOCATION = re.compile(r"\d+\.(" + "|".join(map(re.escape, PART_ORDER)) + ")")
-
-
-def _forward_order(location: str) -> tuple[int, int]:
-    layer, _, part = location.partition(".")
-    return int(layer), PART_ORDER.index(part)
-
-
-def _uncut(cut: Mapping[str, Tensor], keep: Mapping[str, Tensor], folder: str) -> dict[str, Tensor]:
-    """Edge masks from the lists of removed edges (target channel, source channel)."""
-    edges: dict[str, Tensor] = {}
-    for name, pairs in cut.items():
-        layer, _, part = name.partition(".")
-        source = f"{layer}.{SOURCES.get(part)}"
-        if name not in keep or source not in keep:
-            raise UserError(f"{folder}: circuit.safetensors cuts edges into '{name}', which has none; it is damaged")
-        edges[name] = torch.ones(len(keep[name]), len(keep[source]), dtype=torch.bool)
-        edges[name][tuple(pairs.long().T)] = False
-    return edges
 
 
 def random_circuit(circuit: Circuit, generator: torch.Generator, outside: bool) -> dict[str, Bool[Tensor, " W"]]:

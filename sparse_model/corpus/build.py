@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from foundation.artefacts import atomic_folder, write_json
-from sparse_model.corpus.config import CorpusConfig
+from foundation.artefacts import atomic_folder, file_fingerprint, write_json
+from foundation.kinds import check_replaceable
+from sparse_model.corpus.config import CorpusConfig, FolderConfig, JsonLinesConfig, TableConfig
 from sparse_model.corpus.corpus import DESCRIPTION_FILE, Corpus, block_file
 from sparse_model.corpus.fragment import SPLITS
 from sparse_model.corpus.packing import mix, pack
@@ -30,12 +31,14 @@ def build_corpus(config: CorpusConfig, folder: str | Path, overwrite: bool = Fal
             text for one block.
     """
     folder = Path(folder)
-    if overwrite and folder.is_dir() and any(folder.iterdir()) and not (folder / DESCRIPTION_FILE).is_file():
-        raise CorpusError(
-            f"{folder}: is no corpus (it has no {DESCRIPTION_FILE}), so it is not overwritten; choose another"
-        )
     if folder.exists() and not overwrite:
         raise CorpusError(f"{folder}: already exists; choose another folder or ask to overwrite it")
+    read = [
+        Path(source.path)
+        for source in config.sources
+        if isinstance(source, FolderConfig | JsonLinesConfig | TableConfig)
+    ]
+    check_replaceable(folder, "corpus", read)
     sources = _open_sources(config)
     total = sum(source.weight for source in config.sources)
     shares = {name: source.weight / total for name, source in zip(sources, config.sources, strict=True)}
@@ -46,7 +49,8 @@ def build_corpus(config: CorpusConfig, folder: str | Path, overwrite: bool = Fal
     vocab_size = vocabulary_size(tokenizer)
     dtype = np.uint16 if vocab_size <= 1 << 16 else np.uint32
 
-    with atomic_folder(folder, overwrite) as temporary:
+    needs = 2 * config.train_tokens * np.dtype(dtype).itemsize  # by source, and mixed
+    with atomic_folder(folder, overwrite, "corpus", needs) as temporary:
         tokenizer.save_pretrained(temporary / "tokenizer")
         train: list[np.ndarray] = []
         described: dict[str, Any] = {}
@@ -75,6 +79,7 @@ def build_corpus(config: CorpusConfig, folder: str | Path, overwrite: bool = Fal
             "block_length": config.block_length,
             "train": {"blocks": len(blocks), "tokens": blocks.size},
             "sources": described,
+            "files": {path.name: file_fingerprint(path) for path in sorted(temporary.glob("*.npy"))},
         }
         write_json(temporary / DESCRIPTION_FILE, description)
     return Corpus.load(folder)

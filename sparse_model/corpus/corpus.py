@@ -9,6 +9,7 @@ import numpy as np
 
 from foundation.artefacts import read_json
 from foundation.errors import UserError
+from sparse_model.corpus.block_file import CorpusRecord, SplitRecord, open_blocks
 from sparse_model.corpus.fragment import Split
 from sparse_model.corpus.sources import CorpusError
 from sparse_model.corpus.tokenizer import tokenizer_fingerprint
@@ -43,15 +44,18 @@ class Corpus:
         """
         folder = Path(folder)
         description = read_json(folder, DESCRIPTION_FILE, "corpus")
+        record = CorpusRecord.check(description, str(folder / DESCRIPTION_FILE), "corpus")
+        names = list(record.sources)
+        for name in names:
+            if not name or any(sign in name for sign in "/\\\0"):
+                raise CorpusError(
+                    f"{folder / DESCRIPTION_FILE}: source {name!r} cannot be part of a file name; it is damaged"
+                )
 
         def blocks(split: Split, source: str | None = None) -> np.ndarray:
-            path = folder / block_file(split, source)
-            try:
-                return np.load(path, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError) as error:
-                raise CorpusError(f"{path}: missing or damaged ({error}); build the corpus again") from error
+            count = record.train.blocks if source is None else _count(record, source, split, folder)
+            return open_blocks(folder / block_file(split, source), record, count)
 
-        names = list(description["sources"])
         return cls(
             folder,
             description,
@@ -105,3 +109,10 @@ class Corpus:
     def vocab_size(self) -> int:
         """Tokens in the vocabulary, its holes included: every token id is below it."""
         return int(self.description["vocab_size"])
+
+
+def _count(record: CorpusRecord, source: str, split: Split, folder: Path) -> int:
+    """Blocks of a split, as the description says."""
+    place = f"{folder / DESCRIPTION_FILE}: sources.{source}.{split}"
+    described = record.sources[source].get(split)
+    return SplitRecord.check(described if isinstance(described, dict) else {}, place, "corpus").blocks

@@ -1,12 +1,15 @@
 """Text from the user's disk: a folder of files, or a JSONL file with one document a line."""
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sparse_model.corpus.fragment import Split
 from sparse_model.corpus.sources import CorpusError, split_documents
 
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+"""Half a character, which JSON can spell and no encoding can hold."""
 DEFAULT_SUFFIXES = (".py", ".txt", ".md")
 
 
@@ -80,14 +83,18 @@ class JsonLines:
     def _text(self, line: str, number: int) -> str:
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (
+            ValueError,
+            RecursionError,
+        ) as error:  # a number of thousands of digits, or a thousand lists within lists
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
             raise CorpusError(
-                f"{self.path} line {number} is not JSON ({error.msg}): write one JSON object a line."
-            ) from error
+                f"{self.path} line {number} is not JSON ({reason}): write one JSON object a line."
+            ) from None
         if not isinstance(record, dict) or not isinstance(record.get(self.field), str):
-            has = ", ".join(sorted(record)) if isinstance(record, dict) else type(record).__name__
+            has = ", ".join(sorted(record))[:200] if isinstance(record, dict) else type(record).__name__
             raise CorpusError(
                 f"{self.path} line {number} has no text in field {self.field!r} (it has {has}): name one that does "
                 "(--text-field)."
             )
-        return str(record[self.field])
+        return LONE_SURROGATE.sub("\ufffd", record[self.field])

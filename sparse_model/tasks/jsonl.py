@@ -97,8 +97,9 @@ def deal(lines: int) -> list[Split]:
 def _parse(line: str, place: str) -> dict[str, str]:
     try:
         record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise TaskError(f"{place}: not JSON ({error.msg}); write one JSON object a line") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or a thousand lists within lists
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        raise TaskError(f"{place}: not JSON ({reason}); write one JSON object a line") from None
     if not isinstance(record, dict):
         raise TaskError(f"{place}: holds a {type(record).__name__}; write an object with {', '.join(REQUIRED_FIELDS)}")
     for field in REQUIRED_FIELDS:

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
-from foundation.artefacts import read_tensors, save_tensors
+from foundation.artefacts import save_tensors
 from foundation.errors import UserError
 from sparse_model.transformer.config import SparseConfig
 from sparse_model.transformer.execution import SparseLinear
 from sparse_model.transformer.layers import Attention, Block, WriteLinear, keep_topk, make_norm
-from sparse_model.transformer.packed import pack, unpack
+from sparse_model.transformer.model_file import check_numbers, read_config, read_weights
+from sparse_model.transformer.packed import pack
 from sparse_model.transformer.reach import Reach
 from sparse_model.transformer.taps import At, Chain, Tap, no_tap
 
@@ -184,15 +185,16 @@ class SparseTransformer(PreTrainedModel, GenerationMixin):
             )
         if options.get("state_dict") is not None or not (folder / WEIGHTS_NAME).is_file():
             return super().from_pretrained(pretrained_model_name_or_path, *args, **options)
-        config = options.get("config") or cls.config_class.from_pretrained(folder)
+        config = options.get("config") or read_config(folder)
+        state = read_weights(folder, config)
         model = cls(config)
-        state = unpack(read_tensors(folder / WEIGHTS_NAME, "sparse model"))
+        check_numbers(state, model.state_dict(), folder)
         if config.tie_word_embeddings:
             state["lm_head.weight"] = state["transformer.wte.weight"]
         try:
             model.load_state_dict(state)
         except RuntimeError as error:
-            reason = " ".join(str(error).split())
+            reason = " ".join(str(error).split())[:200]
             raise UserError(f"{folder}: weights do not fit config.json ({reason}); the model is damaged") from None
         dtype = options.get("dtype")
         if dtype not in (None, "auto"):

@@ -139,7 +139,9 @@ def _fault(tensor: "torch.Tensor", wanted: Expected) -> str | None:
     floats = tensor.is_floating_point()
     if wanted.numbers == "float" and not floats:
         return f"holds {_type(tensor)}, not floating-point numbers"
-    if wanted.numbers != "float" and (floats or tensor.is_complex()):
+    if wanted.numbers != "float" and (
+        floats or tensor.is_complex() or (wanted.numbers, tensor.dtype) == ("int", torch.bool)
+    ):
         return f"holds {_type(tensor)}, not whole numbers"
     if not tensor.numel():
         return None

@@ -272,7 +272,7 @@ def damaged_tensors(whole: bytes, random: Random) -> bytes:
         shapes = (
             value[None],
             value.reshape(-1),
-            value[:0],
+            value.reshape(-1)[:0],
             value.reshape(-1)[:1].reshape(()) if value.numel() else value,
         )
         tensors[name] = random.choice(shapes).clone()

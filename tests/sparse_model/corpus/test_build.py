@@ -117,7 +117,7 @@ def test_an_existing_folder_is_kept_unless_told_otherwise_and_never_if_it_is_no_
     with pytest.raises(CorpusError, match="already exists"):
         build_corpus(SMALL, corpus.folder)
     (tmp_path / "precious").write_text("text")
-    with pytest.raises(CorpusError, match="is no corpus"):
+    with pytest.raises(UserError, match="no artefact of this program"):
         build_corpus(SMALL, tmp_path, overwrite=True)
     assert (tmp_path / "precious").exists()
 

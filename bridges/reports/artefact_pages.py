@@ -1,4 +1,4 @@
-"""Pages of bridges, circuits, edits, models and training runs, each from its folder alone."""
+"""Pages of bridges, circuits, edits, models, corpora and training runs, each from its folder alone."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -45,7 +45,7 @@ def artefact_page(folder: Path) -> Page:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(
-            f"{folder}: no such folder; pass the folder of an artefact (a report, bridge, circuit, edit, model or run)"
+            f"{folder}: no such folder; pass the folder of an artefact (a report, bridge, circuit, edit, model, corpus or run)"
         )
     for name, make in PAGES.items():
         if (folder / name).is_file():
@@ -82,7 +82,7 @@ def _bridge(folder: Path) -> Page:
     sections += _training_sections(folder)
     sites = len(found["alignment"]["sites"])
     sentence = f"A bridge between {found['dense']['name']} and a weight-sparse model at {sites} sites. {told}"
-    return Page("Bridge", sentence, None, sections=tuple(sections))
+    return Page("Bridge", sentence, sections=tuple(sections))
 
 
 def _circuit(folder: Path) -> Page:
@@ -92,17 +92,22 @@ def _circuit(folder: Path) -> Page:
     )
     metrics = found["metrics"]
     loss = metrics.get("task_loss", metrics.get("validation_loss"))
+    edges = len(graph["edges"]) or metrics.get("edges")
     sentence = (
-        f"A circuit of {figure(len(found['nodes']))} nodes and {figure(metrics.get('edges'))} weights for the task "
-        f"{found['task']}; alone it has a task loss of {figure(loss)} nats (guessing: 0.693), the whole model "
-        f"{figure(metrics.get('full_model_loss'))}."
+        f"A circuit of {figure(len(found['nodes']))} nodes and {figure(edges)} weights for the task {found['task']}"
     )
+    if loss is not None:
+        sentence += f"; alone it has a task loss of {figure(loss)} nats (guessing: 0.693)"
+        whole = metrics.get("full_model_loss")
+        sentence += "" if whole is None else f", the whole model {figure(whole)}"
+    sentence += "."
     blocks = circuit_blocks(graph, "circuit")
     if not graph["edges"]:
-        blocks.insert(
-            0,
-            Prose("This folder holds the circuit alone; its weights and activations are in the sparse model."),
+        told = (
+            "This folder holds which nodes the circuit keeps; its weights and activations are in the sparse model. To see "
+            f"them: sparsebridge circuit show {folder} --model MODEL --out board.html"
         )
+        blocks.insert(0, Prose(told))
     facts = {key: found[key] for key in ("ablation", "calibration", "model_fingerprint")}
     sections = [
         Section("Circuit", "circuit-section", tuple(blocks)),
@@ -115,24 +120,28 @@ def _circuit(folder: Path) -> Page:
             ),
         ),
     ]
-    return Page(f"Circuit: {found['task']}", sentence, None, sections=tuple(sections))
+    return Page(f"Circuit: {found['task']}", sentence, sections=tuple(sections))
 
 
 def _edit(folder: Path) -> Page:
     found = read_json(folder, "edit.json", "edit")
     paired = found["form"] == "paired"
     sites = found["sites"]
+    nodes = sum(len(site["nodes"]) for site in sites)
     rows = [
         [
             figure(site["dense_site"]),
-            site["kind"] if paired else "residual",
+            site["kind"] if paired else "residual stream",
             f"{found['loop']} loop" if paired else site["rule"],
             ", ".join(f"{name} {figure(value)}" for name, value in site.get("rule_values", {}).items()) or MISSING,
-            ", ".join(site["nodes"]),
             figure(len(site["nodes"])),
         ]
         for site in sites
     ]
+    columns: tuple[str, ...] = ("dense site", "what it edits", "how", "its values", "nodes")
+    if all(row[3] == MISSING for row in rows):
+        columns, rows = columns[:3] + columns[4:], [row[:3] + row[4:] for row in rows]
+    named = [[figure(site["dense_site"]), ", ".join(site["nodes"])] for site in sites]
     meaning = (
         "Paired: it needs the counterfactual prompt, from which the change of every node is taken."
         if paired
@@ -141,21 +150,16 @@ def _edit(folder: Path) -> Page:
     )
     blocks: list[Block] = [
         Prose(f"{meaning} Strength 0 changes nothing, 1 is a full edit."),
-        Table.of(
-            "Where it acts and on which nodes.",
-            ("dense site", "what it edits", "rule", "its values", "nodes", "how many"),
-            rows,
-            text_columns=5,
-        ),
+        Table.of("Where it acts, and how.", columns, rows, text_columns=len(columns) - 1),
+        Table.of("The nodes it acts on.", ("dense site", "nodes"), named, fold=f"All {nodes} nodes", text_columns=2),
         settings_table("Made for.", {"task": found["task"], "model_fingerprint": found["model_fingerprint"]}),
     ]
     if found.get("metrics"):
         blocks.append(measures_table("Measures.", found["metrics"]))
-    nodes = sum(len(site["nodes"]) for site in sites)
     where = "1 site" if len(sites) == 1 else f"{len(sites)} sites"
     size = f"{nodes} nodes at {where}, strength {setting(found['strength'])}"
     sentence = f"Claim: {found['claim']}. A {found['form']} edit of {size}."
-    return Page(f"Edit: {found['task']}", sentence, None, sections=(Section("The edit", "edit", tuple(blocks)),))
+    return Page(f"Edit: {found['task']}", sentence, sections=(Section("The edit", "edit", tuple(blocks)),))
 
 
 def _run(folder: Path) -> Page:
@@ -165,7 +169,7 @@ def _run(folder: Path) -> Page:
     done = "A finished training run" if training else "An unfinished training run"
     reached = f"loss {figure(last.get('loss'))}, {share(last.get('density'))} of the weights nonzero"
     sentence = f"{done}: {figure(int(last.get('step', 0)))} steps, {reached}."
-    return Page(f"Training run: {folder.resolve().name}", sentence, None, sections=tuple(_training_sections(folder)))
+    return Page(f"Training run: {folder.resolve().name}", sentence, sections=tuple(_training_sections(folder)))
 
 
 def _model(folder: Path) -> Page:
@@ -176,7 +180,40 @@ def _model(folder: Path) -> Page:
         else f"A {found.get('model_type', 'model')} model"
     )
     table = settings_table("Shape and switches.", found)
-    return Page("Model", f"{kind}.", None, sections=(Section("Configuration", "configuration", (table,)),))
+    return Page("Model", f"{kind}.", sections=(Section("Configuration", "configuration", (table,)),))
+
+
+def _corpus(folder: Path) -> Page:
+    found = read_json(folder, "corpus.json", "corpus")
+    config, sources = found["config"], found["sources"]
+    rows = [
+        [
+            name,
+            share(source["weight"]),
+            figure(source["train"]["tokens"]),
+            figure(source["train"].get("epochs")),
+            *(figure(source[split]["tokens"]) for split in ("validation", "held_out")),
+        ]
+        for name, source in sources.items()
+    ]
+    blocks = (
+        Table.of(
+            "Tokens by source. Training blocks are mixed by share; validation and held-out blocks stay apart by source.",
+            ("source", "share of training", "training tokens", "times read", "validation tokens", "held-out tokens"),
+            rows,
+        ),
+        measures_table(
+            "The tokenizer. Corpora and models with the same fingerprint share token ids.",
+            {key: found[key] for key in ("tokenizer_fingerprint", "vocab_size", "block_length")},
+        ),
+        settings_table("Settings it was built with.", config, fold="Settings"),
+    )
+    train, where = found["train"], "1 source" if len(sources) == 1 else f"{len(sources)} sources"
+    sentence = (
+        f"A corpus of {figure(train['tokens'])} training tokens from {where}, in {figure(train['blocks'])} blocks of "
+        f"{figure(found['block_length'])}."
+    )
+    return Page(f"Corpus: {folder.resolve().name}", sentence, sections=(Section("The corpus", "corpus", blocks),))
 
 
 def _training_sections(folder: Path) -> list[Section]:
@@ -184,11 +221,14 @@ def _training_sections(folder: Path) -> list[Section]:
     blocks: list[Block] = []
     rows = read_metrics(folder)
     if rows:
-        terms = [key for key in rows[-1] if key not in NOT_TERMS]
+        terms = [key for key in dict.fromkeys(key for row in rows for key in row) if key not in NOT_TERMS]
         caption = (
             "Loss terms (nats/token, sums over crossings; nmse in units of variance, summed over sites; loss their "
-            "weighted sum) and the fraction of nonzero weights, by step."
+            "weighted sum) and the fraction of nonzero weights, by step. Squares: on validation text, in the colour of the "
+            "same term in training."
         )
+        hidden = sorted(term for term in terms if all(row.get(term, 0) <= 0 for row in rows))
+        caption += f" Not drawn, as they are never above 0: {', '.join(hidden)}." if hidden else ""
         blocks.append(Drawing(training_curves(rows, terms, "training"), caption, wide=True))
     if (folder / "training.json").is_file():
         training = read_json(folder, "training.json", "training run")
@@ -230,6 +270,7 @@ PAGES: Mapping[str, Callable[[Path], Page]] = {
     "edit.json": _edit,
     "training.json": _run,
     "metrics.jsonl": _run,
+    "corpus.json": _corpus,
     "config.json": _model,
 }
 """Description → page, in the order they are looked for: a bridge folder also holds its training run."""

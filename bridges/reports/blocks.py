@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from bridges.reports.numbers import figure, setting
-from bridges.validation.verdict import Gate
+from bridges.reports.numbers import MISSING, figure, setting
+
+LISTED = 8
+"""Values of a list that a table of settings or measures spells out."""
 
 
 @dataclass(frozen=True)
@@ -14,8 +16,8 @@ class Line:
 
     text: str
     note: str = ""
-    passed: bool | None = None
-    """whether it is a verdict, and which"""
+    word: str = ""
+    """a verdict's word, drawn in its colour instead of the text"""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,11 @@ class Table:
     text_columns: int = 1
     """leading columns of words; the others hold figures"""
 
+    @property
+    def is_broad(self) -> bool:
+        """Whether a narrow screen shows only part of it, so that it says that it scrolls."""
+        return len(self.columns) > 3
+
     @classmethod
     def of(
         cls, caption: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], fold: str = "", text_columns: int = 1
@@ -63,6 +70,8 @@ class Drawing:
     svg: str
     caption: str = ""
     wide: bool = False
+    on_paper: bool = False
+    """keep its colours, on white, on a dark page"""
 
 
 @dataclass(frozen=True)
@@ -76,10 +85,11 @@ class SideBySide:
 
 @dataclass(frozen=True)
 class Prose:
-    """A paragraph."""
+    """A paragraph; one that gives the reason of a verdict has the verdict's word."""
 
     kind: ClassVar[str] = "prose"
     text: str
+    word: str = ""
 
 
 @dataclass(frozen=True)
@@ -117,14 +127,54 @@ class PromptPair:
 
 
 @dataclass(frozen=True)
+class Check:
+    """A gate of a verdict as the page shows it; `state` is passed, failed or undecided (it could not be measured)."""
+
+    name: str
+    state: str
+    measured: str
+    required: str
+    meaning: str = ""
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
 class Checklist:
     """Gates of a verdict, one a line."""
 
     kind: ClassVar[str] = "checklist"
-    gates: tuple[Gate, ...]
+    checks: tuple[Check, ...]
 
 
-Block = Table | Drawing | SideBySide | Prose | Heading | PromptPair | Checklist
+@dataclass(frozen=True)
+class Tile:
+    """One figure, what it is, its interval or remark; the main one is set apart."""
+
+    label: str
+    value: str
+    note: str = ""
+    main: bool = False
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """A row of figures, one a cell, that wraps on narrow screens."""
+
+    kind: ClassVar[str] = "tiles"
+    tiles: tuple[Tile, ...]
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Blocks that are shown on demand, behind a line that says what they are."""
+
+    kind: ClassVar[str] = "fold"
+    summary: str
+    blocks: "tuple[Block, ...]"
+
+
+Block = Table | Drawing | SideBySide | Prose | Heading | PromptPair | Checklist | Tiles | Fold
 
 
 @dataclass(frozen=True)
@@ -134,7 +184,8 @@ class Section:
     title: str
     anchor: str
     blocks: tuple[Block, ...]
-    passed: bool | None = None
+    word: str = ""
+    """of its verdict; empty without one"""
 
 
 @dataclass(frozen=True)
@@ -143,7 +194,8 @@ class Page:
 
     title: str
     sentence: str
-    passed: bool | None
+    word: str = ""
+    """of its verdict; empty without one"""
     explanation: tuple[str, ...] = ()
     blocks: tuple[Block, ...] = ()
     sections: tuple[Section, ...] = field(default_factory=tuple)
@@ -162,11 +214,29 @@ def measures_table(caption: str, values: Mapping[str, Any], fold: str = "") -> T
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """`(dotted name, plain value)` of a nested mapping; lists become text."""
+    """`(dotted name, plain value)` of a nested mapping.
+
+    Lists become text, long ones their beginning and length; mappings within lists are numbered from 0.
+    """
     found: list[tuple[str, Any]] = []
     for key, value in values.items():
         if isinstance(value, Mapping):
             found += flatten(value, f"{prefix}{key}.")
+        elif isinstance(value, list | tuple):
+            nested = {str(number): item for number, item in enumerate(value) if isinstance(item, Mapping)}
+            found += flatten(nested, f"{prefix}{key}.")
+            plain = [
+                figure(item) if isinstance(item, float) else str(item)
+                for item in value
+                if not isinstance(item, Mapping)
+            ]
+            if plain or not value:
+                found.append((f"{prefix}{key}", _shortened(plain)))
         else:
-            found.append((f"{prefix}{key}", ", ".join(map(str, value)) if isinstance(value, list | tuple) else value))
+            found.append((f"{prefix}{key}", value))
     return found
+
+
+def _shortened(values: Sequence[str]) -> str:
+    rest = f", … ({len(values)} in all)" if len(values) > LISTED else ""
+    return ", ".join(values[:LISTED]) + rest if values else MISSING

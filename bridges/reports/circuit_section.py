@@ -27,7 +27,7 @@ def circuit_blocks(graph: Mapping[str, Any], anchor: str) -> list[Block]:
     with_activations = "activations" in nodes[0]
     if with_activations or len(nodes) <= MOST_NODES:
         caption = _caption(graph, with_activations)
-        blocks.append(Drawing(circuit_drawing(graph, f"{anchor}-circuit"), caption, wide=True))
+        blocks.append(Drawing(circuit_drawing(graph, f"{anchor}-circuit"), caption, wide=True, on_paper=True))
     else:
         told = (
             f"A drawing shows at most {MOST_NODES} nodes; without activations nothing says which of these {len(nodes)}."
@@ -63,8 +63,10 @@ def _caption(graph: Mapping[str, Any], with_activations: bool) -> str:
             f"The {len(drawn)} nodes of largest difference are drawn; {left_out} more, and their lines, are left "
             "out and listed below."
         )
-    else:
+    elif graph["edges"]:
         parts.append(f"All {len(drawn)} nodes and {len(graph['edges'])} weights are drawn.")
+    else:
+        parts.append(f"All {len(drawn)} nodes are drawn; weights are not part of this drawing.")
     return " ".join(parts)
 
 

@@ -45,7 +45,7 @@ def write_report(folder: Path, report: Mapping[str, Any], overwrite: bool = Fals
 
 
 def render_artefact(folder: Path) -> str:
-    """The page of any artefact folder: report, bridge, circuit, edit, model or training run.
+    """The page of any artefact folder: report, bridge, circuit, edit, model, corpus or training run.
 
     Raises:
         UserError: the folder is missing, damaged, or no artefact.

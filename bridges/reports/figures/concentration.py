@@ -1,53 +1,48 @@
-"""Recovered against the number of nodes the edit may use: how concentrated the explanation is."""
+"""Effect against the number of channels the edit may use: how concentrated the explanation is."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from matplotlib.ticker import NullLocator
 
-from bridges.reports.figures.canvas import BACKWARD, FAINT, FORWARD, make_figure, quiet_grid, style, to_svg
+from bridges.reports.figures.canvas import FAINT, FORWARD, make_figure, quiet_grid, style, to_svg
 
 
-def concentration_curve(curves: Mapping[str, Sequence[Mapping[str, float]]], name: str) -> str:
-    """Curves by direction of points with `nodes`, `value`, `low`, `high`, as SVG."""
+def concentration_curve(points: Sequence[Mapping[str, float]], bound: float | None, name: str) -> str:
+    """Points with `channels`, `value`, `low`, `high`, as SVG.
+
+    Args:
+        bound: effect of the dense patch at the place; a dashed line.
+    """
     with style():
-        figure = make_figure(4.9, 3.3)
+        figure = make_figure(4.9, 3.0)
         axes = figure.subplots()
-        ends = []
-        for (label, points), colour, marker in zip(curves.items(), (FORWARD, BACKWARD), ("o", "s"), strict=False):
-            nodes = [point["nodes"] for point in points]
-            axes.fill_between(
-                nodes, [p["low"] for p in points], [p["high"] for p in points], color=colour, alpha=0.15, linewidth=0
-            )
-            axes.plot(
-                nodes,
-                [p["value"] for p in points],
-                color=colour,
-                marker=marker,
-                markersize=4.5,
-                linewidth=1.6,
-                label=label,
-            )
-            ends.append(
-                f"{label} {points[0]['value']:.2f} with {nodes[0]:.0f} nodes to {points[-1]['value']:.2f} with "
-                f"{nodes[-1]:.0f}"
-            )
-        axes.axhline(1, color=FAINT, linewidth=0.9, linestyle=(0, (6, 2)))
-        axes.axhline(0, color=FAINT, linewidth=0.9)
-        ticks = _apart(sorted({point["nodes"] for points in curves.values() for point in points}))
-        axes.set_xscale("log")
-        axes.set_xticks(ticks, [f"{tick:.0f}" for tick in ticks])
+        channels = [point["channels"] for point in points]
+        bands = [[point[side] for point in points] for side in ("low", "high")]
+        axes.fill_between(channels, *bands, color=FORWARD, alpha=0.15, linewidth=0)
+        axes.plot(channels, [p["value"] for p in points], color=FORWARD, marker="o", markersize=4.5, linewidth=1.6)
+        axes.axhline(0, color=FAINT, linewidth=0.8)
+        if bound is not None:
+            axes.axhline(bound, color=FAINT, linewidth=0.9, linestyle=(0, (6, 2)))
+            axes.annotate("dense patch", (1, bound), (0, 3), xycoords=("axes fraction", "data"),
+                          textcoords="offset points", fontsize=8.5, color=FAINT, ha="right")  # fmt: skip
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(channels, _labels(channels))
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xlabel("nodes in the edit, most-moved first (log scale)")
-        axes.set_ylabel("recovered")
+        axes.set_xlabel("channels the edit may use, most moved first")
+        axes.set_ylabel("effect")
         quiet_grid(axes)
-        axes.legend(loc="best")
-        return to_svg(figure, name, f"Recovered against nodes: {'; '.join(ends)}.")
+        first, last = points[0], points[-1]
+        return to_svg(
+            figure,
+            name,
+            f"Effect from {first['value']:.2f} with {first['channels']:.0f} channel to {last['value']:.2f} with "
+            f"{last['channels']:.0f}.",
+        )
 
 
-def _apart(ticks: Sequence[float]) -> list[float]:
-    """The ticks whose labels do not touch on a log axis; the last one always stays."""
-    kept: list[float] = []
-    for tick in reversed(ticks):
-        if not kept or kept[-1] / tick > (ticks[-1] / ticks[0]) ** 0.07:
-            kept.append(tick)
-    return kept[::-1]
+def _labels(channels: Sequence[float]) -> list[str]:
+    """Numbers under the ticks; one too near to the last gives way to it."""
+    last = channels[-1]
+    near = 0.05 * math.log2(last) if last > 1 else 0.0
+    return [f"{n:.0f}" if n == last or math.log2(last / n) > near else "" for n in channels]

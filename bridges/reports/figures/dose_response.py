@@ -1,4 +1,4 @@
-"""P(target) and logit difference against the strength of the edit, one direction, references as lines."""
+"""P(target) against the strength of an edit, 0 to 1: the best single channel, the circuit, random sets, none, a patch."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,106 +7,62 @@ from matplotlib.axes import Axes
 
 from bridges.reports.figures.canvas import BACKWARD, FAINT, FORWARD, INK, make_figure, quiet_grid, style, to_svg
 
-REFERENCES = (
-    ("full_patch", "full patch", (0, (6, 2))),
-    ("none", "no edit", (0, (1, 1.5))),
-    ("random", "random", (0, (4, 2, 1, 2))),
-)
-PANELS = (("p_target", "P(target)"), ("logit_difference", "logit difference (nats)"))
+LINES = {
+    "patch": ("dense patch", INK, (0, (6, 2)), ""),
+    "circuit": ("circuit", FORWARD, "-", "o"),
+    "channel": ("best channel", "#00805a", "-", "^"),
+    "random": ("random sets", BACKWARD, "-", "s"),
+    "none": ("no edit", FAINT, (0, (1, 1.5)), ""),
+}
+"""Line of the report → its name, colour, dashes and marker."""
 
 
 def dose_response(
-    found: Mapping[str, Any], title: str, name: str, limits: Sequence[tuple[float, float]], forward: bool = True
+    doses: Sequence[float], lines: Mapping[str, Sequence[Mapping[str, Any]]], title: str, name: str, top: float
 ) -> str:
-    """One direction of a paired edit (`paired[direction]` of a validation), as SVG.
+    """One direction of a dose–response, as SVG.
 
     Args:
-        limits: y range of the two panels, shared by both directions.
+        lines: name → per dose a mapping with `p_target`, an estimate.
+        top: upper end of the y axis, shared by both directions.
     """
     with style():
-        figure = make_figure(4.9, 4.9)
-        upper, lower = figure.subplots(2, 1, sharex=True)
-        for axes, (key, label), limit in zip((upper, lower), PANELS, limits, strict=True):
-            _panel(axes, found, key, FORWARD if forward else BACKWARD)
-            axes.set_ylabel(label)
-            axes.set_ylim(*limit)
-        figure.suptitle(title, fontsize=10.5)
-        lower.set_xlabel("strength of the edit (0 none, 1 as the circuit claims)")
-        edited = found["edited"]["p_target"]["value"]
-        summary = (
-            f"Dose–response, {title}: P(target) goes from {found['none']['p_target']['value']:.2f} without edit to "
-            f"{edited:.2f} at the chosen strength {found['strength']:.3g}; the full patch gives "
-            f"{found['full_patch']['p_target']['value']:.2f}."
-        )
-        return to_svg(figure, name, summary)
+        figure = make_figure(4.9, 3.3)
+        axes = figure.subplots()
+        levels = []
+        for key, (label, colour, dashes, marker) in LINES.items():
+            if not lines.get(key):
+                continue
+            found = [point["p_target"] for point in lines[key]]
+            values = [point["value"] for point in found]
+            look = {"color": colour, "linestyle": dashes, "linewidth": 1.7, "markersize": 4}
+            axes.plot(doses, values, marker=marker or None, **look)
+            if marker:
+                bounds = [[point[side] for point in found] for side in ("low", "high")]
+                axes.fill_between(doses, *bounds, color=colour, alpha=0.15, linewidth=0)
+            levels.append((values[-1], label, colour))
+        axes.set_ylim(-0.03 * top, top)
+        axes.set_xlim(-0.02, 1.02 * max(doses))
+        axes.set_xticks(list(doses))
+        axes.set_xlabel("strength of the edit")
+        axes.set_ylabel("P(target)")
+        axes.set_title(title)
+        quiet_grid(axes)
+        _name_ends(axes, levels, top)
+        ends = "; ".join(f"{label} {value:.3g}" for value, label, _ in levels)
+        return to_svg(figure, name, f"Dose–response, {title}: P(target) at strength {max(doses):g}: {ends}.")
 
 
-def shared_limits(paired: Mapping[str, Mapping[str, Any]]) -> list[tuple[float, float]]:
-    """One y range per panel that holds every direction's bands and references."""
-    ranges = []
-    for key, _ in PANELS:
-        values = [
-            bound
-            for found in paired.values()
-            for point in [*found["dose_response"], *(found[reference] for reference, _, _ in REFERENCES)]
-            for bound in (point[key]["low"], point[key]["high"])
-        ]
-        low, high = (0.0, 1.0) if key == "p_target" else (min(values), max(values))
-        margin = 0.05 * ((high - low) or 1)
-        ranges.append((low - margin, high + margin))
-    return ranges
+def highest(directions: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]) -> float:
+    """An upper end of the y axis that holds all lines and bands of all directions; at most 1."""
+    found = [point["p_target"]["high"] for lines in directions.values() for line in lines.values() for point in line]
+    return min(1.03, max(1.08 * max(found, default=1.0), 1e-3))
 
 
-def _panel(axes: Axes, found: Mapping[str, Any], key: str, colour: str) -> None:
-    points = found["dose_response"]
-    strengths = [point["strength"] for point in points]
-    right = max(strengths)
-    levels = []
-    for reference, label, dashes in REFERENCES:
-        level = found[reference][key]["value"]
-        axes.axhline(level, color=FAINT, linewidth=1, linestyle=dashes)
-        levels.append((level, label))
-    axes.fill_between(
-        strengths,
-        [p[key]["low"] for p in points],
-        [p[key]["high"] for p in points],
-        color=colour,
-        alpha=0.18,
-        linewidth=0,
-    )
-    axes.plot(strengths, [p[key]["value"] for p in points], color=colour, linewidth=1.8, marker="o", markersize=3.2)
-    chosen = next(p for p in points if p["strength"] == found["strength"])
-    axes.plot(
-        [chosen["strength"]],
-        [chosen[key]["value"]],
-        "o",
-        color=colour,
-        markersize=8,
-        markeredgecolor=INK,
-        markeredgewidth=1.2,
-    )
-    if key == "logit_difference":
-        axes.axhline(0, color=INK, linewidth=0.6)
-    quiet_grid(axes)
-    axes.set_xlim(-0.04 * right, right * 1.02)
-    _name_levels(axes, levels, right)
-
-
-def _name_levels(axes: Axes, levels: Sequence[tuple[float, str]], right: float) -> None:
-    """Names of the reference lines, outside on the right; lines too near to each other share a label."""
-    span = max(level for level, _ in levels) - min(level for level, _ in levels) or 1.0
-    groups: list[tuple[float, list[str]]] = []
-    for level, label in sorted(levels):
-        if groups and level - groups[-1][0] < 0.09 * span:
-            groups[-1][1].append(label)
-        else:
-            groups.append((level, [label]))
-    for level, labels in groups:
-        axes.annotate(
-            ",\n".join(reversed(labels)),
-            (1.02, level),
-            xycoords=("axes fraction", "data"),
-            fontsize=8.5,
-            color=FAINT,
-            va="center",
-        )
+def _name_ends(axes: Axes, levels: Sequence[tuple[float, str, str]], top: float) -> None:
+    """Names at the right ends of the lines, moved apart where they would overlap."""
+    least, previous = 0.075 * top, -1e9
+    for level, label, colour in sorted(levels):
+        place = max(level, previous + least)
+        axes.annotate(label, (1.02, place), xycoords=("axes fraction", "data"), fontsize=8.5, color=colour, va="center")
+        previous = place

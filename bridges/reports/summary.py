@@ -53,7 +53,7 @@ def _standing(path: tuple[str, ...], worst: Callable[[list[float]], float], show
 
 
 MAIN: Mapping[str, Read] = {
-    "verdict": lambda task, _: Line("", word=word_of_task(task)),
+    "verdict": lambda task, _: Line("no verdict", word=word_of_task(task)),
     "circuit's effect": _at("effect", "circuit"),
     "dense patch": _at("effect", "patch"),
     "decoded stream": _at("effect", "decoded"),

@@ -41,7 +41,7 @@ def headline(details: Mapping[str, Any]) -> list[Block]:
         tiles.append(_tile("matched sets outside", details["specificity"]["outside"]))
     tiles.append(_tile("random directions", effect.get("isotropic")))
     best = details.get("beats_baselines", {}).get("best")
-    if best:
+    if best in details.get("baselines", {}):
         tiles.append(_tile(f"best without a bridge: {BASELINES[best]}", details["baselines"][best]["effect"]))
     where = f" at {_site(details['place'])}" if "place" in details else ""
     caption = (

@@ -56,8 +56,7 @@ def _frame(axes: Axes, shape: tuple[int, int], places: Collection[int], roles: C
     for place in range(shape[0]):
         for role in range(shape[1]):
             if place not in places or role not in roles:
-                veil = {"facecolor": "#ffffff", "alpha": 0.45, "linewidth": 0, "zorder": 1.5}
-                axes.add_patch(Rectangle((role, place), 1, 1, **veil))
+                axes.add_patch(Rectangle((role, place), 1, 1, facecolor="#ffffff", alpha=0.45, linewidth=0, zorder=1.5))
     if not places or not roles:
         return
     left, width = min(roles), max(roles) - min(roles) + 1

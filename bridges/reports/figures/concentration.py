@@ -18,8 +18,8 @@ def concentration_curve(points: Sequence[Mapping[str, float]], bound: float | No
         figure = make_figure(4.9, 3.0)
         axes = figure.subplots()
         channels = [point["channels"] for point in points]
-        bands = [[point[side] for point in points] for side in ("low", "high")]
-        axes.fill_between(channels, *bands, color=FORWARD, alpha=0.15, linewidth=0)
+        low, high = ([point[side] for point in points] for side in ("low", "high"))
+        axes.fill_between(channels, low, high, color=FORWARD, alpha=0.15, linewidth=0)
         axes.plot(channels, [p["value"] for p in points], color=FORWARD, marker="o", markersize=4.5, linewidth=1.6)
         axes.axhline(0, color=FAINT, linewidth=0.8)
         if bound is not None:

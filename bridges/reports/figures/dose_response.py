@@ -35,11 +35,10 @@ def dose_response(
                 continue
             found = [point["p_target"] for point in lines[key]]
             values = [point["value"] for point in found]
-            look = {"color": colour, "linestyle": dashes, "linewidth": 1.7, "markersize": 4}
-            axes.plot(doses, values, marker=marker or None, **look)
+            axes.plot(doses, values, marker=marker or None, color=colour, linestyle=dashes, linewidth=1.7, markersize=4)
             if marker:
-                bounds = [[point[side] for point in found] for side in ("low", "high")]
-                axes.fill_between(doses, *bounds, color=colour, alpha=0.15, linewidth=0)
+                low, high = ([point[side] for point in found] for side in ("low", "high"))
+                axes.fill_between(doses, low, high, color=colour, alpha=0.15, linewidth=0)
             levels.append((values[-1], label, colour))
         axes.set_ylim(-0.03 * top, top)
         axes.set_xlim(-0.02, 1.02 * max(doses))

@@ -4,8 +4,6 @@ Small files are checked whole, by fingerprint and for tokens beyond the vocabula
 at every start, evenly spaced blocks are looked at.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any
 

@@ -190,7 +190,7 @@ def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text("utf-8").splitlines()) < 120
 
 
-def test_the_python_of_the_readme_runs_as_it_stands_and_in_less_than_a_minute_of_one_core(tmp_path: Path) -> None:
+def test_the_python_of_the_readme_runs_as_it_stands_and_in_less_than_four_minutes_of_one_core(tmp_path: Path) -> None:
     code = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
     assert len(code) == 1
     assert len([line for line in code[0].splitlines() if line]) <= 11
@@ -204,7 +204,7 @@ def test_the_python_of_the_readme_runs_as_it_stands_and_in_less_than_a_minute_of
     assert circuit.startswith("TaskCircuit('closing_quote'")
     assert len(ast.literal_eval(tokens)) == 5
     assert verdict.startswith("Verdict('closing_quote'")
-    assert float(seconds) < 60
+    assert float(seconds) < 240
     assert "</html>" in (tmp_path / "report.html").read_text("utf-8")
 
 

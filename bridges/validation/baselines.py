@@ -49,7 +49,7 @@ def baselines(
     site: int,
     channels: int,
     train: Streams,
-    validation: tuple[Streams, Float[Tensor, "M T D"]],
+    validation: tuple[Streams, Float[Tensor, "N U D"]],
     held_out: tuple[Streams, Float[Tensor, "M T D"]],
     seed: int = 0,
 ) -> list[Baseline]:

@@ -17,6 +17,7 @@ from foundation.text import one_line
 
 COMMANDS = {
     "demo": "The main job on the bundled model, offline: circuit, edit, verdict, report.",
+    "explain": "From a dense model and a task of your own to a report, sized to its data.",
     "corpus": "Tokenised blocks from tinypython, the standard library, folders or data sets.",
     "sparse": "Train, evaluate, import, export and inspect weight-sparse models.",
     "task": "List and generate tasks; check how well a model does them at all.",

@@ -6,8 +6,10 @@ text, never markup, and cannot move the cursor or turn the reading direction (`f
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -29,6 +31,11 @@ def say(message: str) -> None:
     """A line of progress, on stderr."""
     if is_first_process():
         sys.stderr.write(visible(message) + "\n")
+
+
+def suggest(*words: str | Path) -> None:
+    """The command to try next, as it would be typed, on stderr."""
+    say("next: " + shlex.join(["sparsebridge", *map(str, words)]))
 
 
 def print_json(values: Mapping[str, Any]) -> None:

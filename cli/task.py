@@ -1,12 +1,14 @@
 """`sparsebridge task`: list and show tasks; check how well a model does them at all."""
 
+import json
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from cli.app import App
 from cli.options import Device, Json, Seed, check_device
-from cli.output import interval, print_json, print_table, say
+from cli.output import interval, print_json, print_table, say, suggest
 
 app = App(help=__doc__)
 
@@ -44,6 +46,72 @@ def list_(as_json: Json = False) -> None:
         return
     for task in TASKS.values():
         typer.echo(f"{task.name:24} {task.description}")
+
+
+STARTER = [
+    {
+        "prompt_a": f"{who} left, so we walk",
+        "answer_a": " west",
+        "prompt_b": f"{who} right, so we walk",
+        "answer_b": " east",
+    }
+    for who in ("The arrow points", "Her hand points", "The road turns")
+]
+
+
+@app.command()
+def new(file: Annotated[Path, typer.Argument(help="the .jsonl file to write", show_default=False)]) -> None:
+    """Write a file of three pairs to start a task of your own from.
+
+    Example: sparsebridge task new pairs.jsonl
+    """
+    from foundation.errors import UserError
+
+    if file.suffix != ".jsonl":
+        raise UserError(f"{file}: a task is a .jsonl file; end its name so")
+    if file.exists():
+        raise UserError(f"{file}: already exists; choose another name")
+    file.write_text("".join(json.dumps(pair) + "\n" for pair in STARTER), encoding="utf-8")
+    say(
+        f"{file}: one JSON object a line. The prompts of a pair differ in what decides, have equally many tokens, and call for "
+        "two answers of one token each (mind the space in front). 100 lines are a start; template and split are optional"
+    )
+    suggest("task", "lint", file, "--model", "MODEL")
+
+
+@app.command()
+def lint(
+    file: Annotated[Path, typer.Argument(help="a .jsonl file of pairs", show_default=False)],
+    model: Annotated[
+        str,
+        typer.Option("--model", help="a model (folder or id) in whose tokens the pairs are to fit", show_default=False),
+    ],
+    as_json: Json = False,
+) -> None:
+    """Say how many pairs of a file fit a model's tokenizer, by split, and which do not and why; exit code 1 if too few do.
+
+    Example: sparsebridge task lint pairs.jsonl --model runs/dense
+    """
+    from cli.loading import load_tokenizer
+    from sparse_model.tasks.jsonl import load_task
+    from sparse_model.tasks.lint import lint_task
+
+    task = load_task(file)
+    found = lint_task(task, load_tokenizer(model))
+    if as_json:
+        print_json(found.to_json())
+    else:
+        print_table(
+            f"{file}: {task.repeats} lines repeat the prompts of an earlier one",
+            ("split", "pairs", "fit", "needed"),
+            [[split, str(n), str(found.fitting[split]), str(found.needed)] for split, n in found.pairs.items()],
+            "lines without a split are dealt out by how many there are",
+        )
+        for misfit in found.misfits:
+            typer.echo(misfit)
+    if not found.is_enough:
+        raise typer.Exit(1)
+    suggest("explain", model, "--task", file, "--source", "FOLDER", "--out", "explained")
 
 
 @app.command()

@@ -57,7 +57,7 @@ class Metrics:
             total=config.steps,
             initial=start,
             unit="step",
-            disable=not accelerator.is_main_process,
+            disable=not (accelerator.is_main_process and sys.stderr.isatty()),  # redrawn lines would fill a log
             dynamic_ncols=True,
             mininterval=2,
         )

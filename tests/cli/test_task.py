@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sparse_model.tasks import TASKS
+from sparse_model.tasks.jsonl import load_task
 
 
 def test_list_names_every_task_with_its_rule(cli: Callable) -> None:
@@ -75,3 +76,24 @@ def test_check_says_in_its_table_why_candidates_were_dropped(
     assert set(dropped) == {"answers are not single tokens"}
     shown = " ".join(cli(*command).out.split())
     assert f"{sum(dropped.values())} (answers are not single tokens:" in shown
+
+
+def test_a_new_file_is_a_task_that_lints_once_it_has_pairs_enough(
+    cli: Callable, gpt2_folder: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "own.jsonl"
+    ran = cli("task", "new", file)
+    assert ran.code == 0
+    assert "next: sparsebridge task lint" in ran.err
+    assert len(load_task(file).text_pairs("train", 1)) == 1
+    assert cli("task", "new", file).code == 2
+    assert "end its name so" in cli("task", "new", tmp_path / "own.txt").err
+    ran = cli("task", "lint", file, "--model", gpt2_folder)
+    assert ran.code == 1
+    assert "answers are not single tokens" in ran.out
+    rows = [{"prompt_a": f"x = 'a{n}", "answer_a": "'", "prompt_b": f'x = "a{n}', "answer_b": '"'} for n in range(20)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ran = cli("task", "lint", file, "--model", gpt2_folder)
+    assert ran.code == 0
+    assert "next: sparsebridge explain" in ran.err
+    assert cli("task", "lint", file, "--model", gpt2_folder, "--json").json["is_enough"] is True

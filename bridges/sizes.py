@@ -1,0 +1,122 @@
+"""Sizes for explaining one task of one dense model, chosen from the model, the task and the text there is.
+
+block length    twice the longest prompt, a power of two between 64 and 256, never more than the model reads
+corpus          ten passes over the text, between 0.1 and 8 million tokens; where the task comes from a file, its own training
+                prompts are a source too, for a sparse model learns only what its text holds
+steps           once over these tokens, between 600 and 3,000
+sparse model    four times the dense width, between 64 and 1,024 channels; as many layers as the dense model, at most four
+density         less the wider it is, so that the nonzero weights of a neuron stay about as many
+"""
+
+from itertools import islice
+from pathlib import Path
+
+from pydantic import Field
+from transformers import PreTrainedTokenizerBase
+
+from bridges.config import BridgeConfig
+from dense_adapters import DenseStack
+from foundation.errors import UserError
+from foundation.settings import Settings
+from sparse_model.circuits.config import PruneConfig
+from sparse_model.corpus.config import AnySource, CorpusConfig, JsonLinesConfig
+from sparse_model.tasks.splits import Splits
+from sparse_model.training.config import TrainConfig
+from sparse_model.transformer.shape import SparseShape
+
+CHARACTERS_PER_TOKEN = 3
+MOST_CHARACTERS = 8_000_000
+"""Read to see how much text there is; more makes no difference to the sizes."""
+BATCH = 32
+OWN_SHARE = 0.3
+"""Of the training tokens, from the task's own prompts where it comes from a file."""
+
+
+class WholeJob(Settings):
+    """Everything a report depends on: what is explained, and with which sizes."""
+
+    dense: str = Field(description="id or folder of the dense model")
+    task: str = Field(description="name of the task, or its .jsonl file")
+    pairs: dict[str, int] = Field(description="pairs of the task by split")
+    corpus: CorpusConfig = Field(description="what the sparse model is trained on")
+    sparse: SparseShape = Field(description="shape of the sparse model")
+    bridge: BridgeConfig = Field(BridgeConfig(), description="loss terms of the bridges")
+    train: TrainConfig = Field(description="how sparse model and bridges are trained")
+    prune: PruneConfig = Field(description="how the circuit is pruned")
+    text_blocks: int = Field(64, ge=2, description="blocks of reference text for ablation means, and as many held out")
+    draws: int = Field(100, ge=1, description="random edits the circuit's are compared to; 100 for p < 0.01")
+
+
+def choose_sizes(
+    dense: str,
+    stack: DenseStack,
+    tokenizer: PreTrainedTokenizerBase,
+    task: str,
+    splits: Splits,
+    sources: tuple[AnySource, ...],
+    own_text: Path | None,
+    steps: int | None = None,
+    draws: int = 100,
+    seed: int = 0,
+) -> WholeJob:
+    """The settings of the whole job.
+
+    Args:
+        splits: the task's pairs in the model's tokens.
+        sources: where text comes from, in equal shares.
+        own_text: JSON lines with the task's training prompts; None where the sources hold its idiom.
+        steps: of training; None to choose.
+
+    Raises:
+        UserError: the prompts are longer than the model reads.
+    """
+    prompt = max(part.tokens_a.shape[1] for part in (splits.train, splits.validation, splits.held_out))
+    limit = getattr(stack.model.config, "max_position_embeddings", None) or 256
+    if prompt >= limit:
+        raise UserError(f"{task}: a prompt has {prompt} tokens and {dense} reads {limit}; shorten the prompts")
+    block = min(limit, max(64, min(256, 1 << (2 * prompt - 1).bit_length())), 1 << 20)
+    block = max(block, prompt + 1)
+    tokens = min(8_000_000, max(100_000, 10 * _characters(sources) // CHARACTERS_PER_TOKEN))
+    width = 16 * min(64, max(4, stack.d_model // 4))
+    share = (1 - OWN_SHARE if own_text else 1.0) / len(sources)
+    weighted: list[AnySource] = [source.model_copy(update={"weight": share}) for source in sources]
+    if own_text is not None:
+        weighted.append(JsonLinesConfig(kind="jsonl", path=str(own_text), weight=OWN_SHARE))
+    return WholeJob(
+        dense=dense,
+        task=task,
+        pairs=splits.sizes(),
+        corpus=CorpusConfig(
+            sources=tuple(weighted),
+            tokenizer=dense,
+            train_tokens=tokens,
+            evaluation_tokens=max(8 * block, tokens // 40),
+            block_length=block,
+            seed=seed,
+        ),
+        sparse=SparseShape(
+            n_layer=min(4, stack.report.n_layers), d_model=width, n_head=width // 16, d_head=16, position="added"
+        ),
+        train=TrainConfig(
+            steps=steps or min(3000, max(600, tokens // (BATCH * block))),
+            batch_size=BATCH,
+            lr=0.007,
+            gradient_rms="normalise",
+            density=0.1 if width < 256 else 0.05 if width < 512 else 0.02,
+            log_to="none",
+            seed=seed,
+        ),
+        prune=PruneConfig(pairs=max(2, len(splits.train)), batch_pairs=min(16, len(splits.train)), seed=seed),
+        draws=draws,
+    )
+
+
+def _characters(sources: tuple[AnySource, ...]) -> int:
+    """Characters of training text, counted up to a limit."""
+    found = 0
+    for source in sources:
+        for text in islice(source.open().documents("train"), 100_000):
+            found += len(text)
+            if found >= MOST_CHARACTERS:
+                return found
+    return found

@@ -44,7 +44,7 @@ class WholeJob(Settings):
     train: TrainConfig = Field(description="how sparse model and bridges are trained")
     prune: PruneConfig = Field(description="how the circuit is pruned")
     text_blocks: int = Field(64, ge=2, description="blocks of reference text for ablation means, and as many held out")
-    draws: int = Field(100, ge=1, description="random edits the circuit's are compared to; 100 for p < 0.01")
+    draws: int = Field(100, ge=1, description="matched node sets the circuit is compared to; 99 can give p 0.01")
 
 
 def choose_sizes(

@@ -18,12 +18,13 @@ from typing import Any
 from bridges.artefact import load_bridge
 from bridges.explain import dense_accuracy, explain
 from bridges.reports.circuit_graph import circuit_graph
-from bridges.reports.page import write_report
+from bridges.reports.page import REPORT, write_report
 from bridges.sizes import WholeJob, choose_sizes
 from bridges.training import train_bridge
 from bridges.validation.isolation import ReferenceText
+from bridges.validation.specificity import check_draws
 from dense_adapters import DenseStack, load_stack
-from foundation.artefacts import write_json
+from foundation.artefacts import read_json, write_json
 from foundation.errors import UserError
 from foundation.versions import versions
 from sparse_model.circuits.ablation import ablation_values
@@ -66,6 +67,7 @@ def explain_model(
         UserError: the model does not do the task, too little fits, or `out` holds another job; the message says what would do.
     """
     start = time.perf_counter()
+    check_draws(draws)
     stack, tokenizer = load_stack(dense, device)
     chosen = find_task(task)
     splits = task_splits(chosen, tokenizer, PAIRS, EVALUATE_PAIRS, seed, device)
@@ -98,9 +100,8 @@ def explain_model(
     evaluation = artefact.description["evaluation"]
     for name, found in evaluation.items():
         say(f"bridge on {name}: KL(dense ‖ sparse) {found['kl_dense_sparse']['value']:.4f} nats/token")
-    if (out / "report" / "report.json").is_file():
-        report: dict[str, Any] = json.loads((out / "report" / "report.json").read_text("utf-8"))
-        return report
+    if (out / "report" / REPORT).is_file():
+        return read_json(out / "report", REPORT, "report")
 
     length = artefact.sparse.config.block_size
     blocks = [
@@ -134,7 +135,7 @@ def explain_model(
         "versions": versions(),
     }
     write_report(out / "report", report)
-    return report
+    return read_json(out / "report", REPORT, "report")
 
 
 def _check_dense(dense: str, stack: DenseStack, splits: Splits) -> None:

@@ -7,9 +7,9 @@ import typer
 from cli.app import App
 from cli.options import Device, Json, Out, Seed, check_device
 from cli.output import print_json, say, suggest
+from cli.verdict import Accept, Draws, is_accepted, show_verdict
 
 app = App(help=__doc__)
-PASSED = ("passed", "explains")
 DEFAULT_SOURCES = ("tinypython", "stdlib")
 
 
@@ -39,14 +39,15 @@ def explain(
     steps: Annotated[
         int | None, typer.Option("--steps", min=1, help="of training; unset: chosen from the text there is")
     ] = None,
-    draws: Annotated[int, typer.Option("--draws", min=1, help="random edits compared to; 100 for p < 0.01")] = 100,
+    draws: Draws = 100,
+    accept: Accept = "explains",
     seed: Seed = 0,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Build a corpus, train bridges, prune the circuit of a task, judge it and write the report; the same command goes on.
 
-    Sizes are chosen from model, task and text, and said. Exit code 1 if the verdict is not that the circuit explains.
+    Sizes are chosen from model, task and text, and said. Exit code 1 if the verdict is less than --accept.
 
     Example: sparsebridge explain runs/dense --task pairs.jsonl --source texts --out runs/explained
     """
@@ -65,5 +66,7 @@ def explain(
     suggest("edit", "map", out / "circuit", "--bridge", out / "bridge", "--out", out / "edit")
     if as_json:
         print_json(report)
-    if report["verdict"] not in PASSED:
+    else:
+        show_verdict(name, report["tasks"][name]["details"])
+    if not is_accepted(report["verdict"], accept):
         raise typer.Exit(1)

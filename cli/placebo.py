@@ -44,7 +44,7 @@ def placebo(
     from bridges.validation.placebo import KINDS, Suite
     from foundation.errors import UserError
     from sparse_model.circuits.circuit import Circuit
-    from sparse_model.tasks import find_task
+    from sparse_model.tasks.registry import find_task, kept_task
     from sparse_model.tasks.splits import task_splits
 
     unknown = sorted(set(kind or ()) - set(KINDS))
@@ -61,7 +61,9 @@ def placebo(
         wanted = [name for name in kind or KINDS if (circuit.task, name, seed) not in done]
         if not wanted:
             continue
-        splits = task_splits(find_task(circuit.task), artefact.tokenizer, 2 * pairs, pairs, seed, device)
+        splits = task_splits(
+            find_task(kept_task(circuits[number], circuit.task)), artefact.tokenizer, 2 * pairs, pairs, seed, device
+        )
         suite = Suite(circuit, other, artefact.bridge, artefact.sparse, pairing.stack, splits, draws, seed)
         for name in wanted:
             trial = suite.run(name)

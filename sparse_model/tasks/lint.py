@@ -1,7 +1,5 @@
 """Which pairs of a task's file fit a tokenizer, and why others do not."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +34,7 @@ class Lint:
         return {**asdict(self), "is_enough": self.is_enough}
 
 
-def lint_task(task: Task, tokenizer: PreTrainedTokenizerBase) -> Lint:
+def lint_task(task: Task, tokenizer: "PreTrainedTokenizerBase") -> Lint:
     """Try every pair of a task from a file (one that ends: `task.is_finite`)."""
     pairs: dict[str, int] = {}
     fitting: dict[str, int] = {}
@@ -50,7 +48,7 @@ def lint_task(task: Task, tokenizer: PreTrainedTokenizerBase) -> Lint:
     return Lint(pairs, fitting, (*misfits[:SHOWN], *more))
 
 
-def _shown(pair: TextPair, tokenizer: PreTrainedTokenizerBase) -> str:
+def _shown(pair: TextPair, tokenizer: "PreTrainedTokenizerBase") -> str:
     """Both prompts in plain text with their answers and token counts."""
     sides = ((pair.prompt_a, pair.answer_a), (pair.prompt_b, pair.answer_b))
     counts = [[len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in side] for side in sides]

@@ -169,7 +169,7 @@ def reasons(dropped: Mapping[str, int]) -> str:
     return ", ".join(f"{reason}: {count}" for reason, count in Counter(dropped).most_common())
 
 
-def misfit(pair: TextPair, tokenizer: PreTrainedTokenizerBase, whole: bool = True) -> str | None:
+def misfit(pair: TextPair, tokenizer: "PreTrainedTokenizerBase", whole: bool = True) -> str | None:
     """Why a pair does not fit the tokenizer; None where it does. With `whole`, an answer must be exactly one token."""
     (outcome,) = _examine([pair], tokenizer, whole)
     return outcome if isinstance(outcome, str) else None

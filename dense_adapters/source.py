@@ -6,6 +6,7 @@ of it.
 
 import importlib.util
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,6 +105,6 @@ def _adapter(folder: Path) -> Path | None:
     return folder
 
 
-def _listed(paths: object) -> str:
-    names = sorted(path.name for path in paths)  # type: ignore[attr-defined]
+def _listed(paths: Iterable[Path]) -> str:
+    names = sorted(path.name for path in paths)
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

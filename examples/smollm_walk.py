@@ -146,10 +146,10 @@ def circuit(found: dict[str, Any]) -> list[str]:
 
 
 def edit(found: dict[str, Any]) -> list[str]:
-    """The strength chosen, and every gate of the verdict."""
-    strength = found["choice"]["strength"]
-    lines = [f"- **The verdict** at strength {strength:g}, chosen on validation pairs: {_passed(found['verdict'])}."]
-    for gate in found["verdict"]["gates"]:
+    """The verdict's word and reason, and every gate."""
+    verdict = found["verdict"]
+    lines = [f"- **The verdict**: {verdict['word']}, {verdict['reason']}."]
+    for gate in verdict["gates"]:
         lines.append(f"  - {gate['name']}, {_passed(gate)}: {gate['measured']} (needed: {gate['required']}).")
     return lines
 

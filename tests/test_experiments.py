@@ -38,6 +38,10 @@ def test_a_walk_through_the_page_of_the_real_model_ends_where_a_command_refuses_
     assert "nowhere" in example.text({"circuit prune": found}, tmp_path)
     (tmp_path / "circuit_prune.json").write_text('{"code": 2, "said": "kept", "seconds": 1, "gigabytes": 1}')
     assert example.run(["circuit", "prune"], tmp_path)["said"] == "kept"  # and not run again
+    gate = {"name": "carried", "passed": False, "measured": "0.1", "required": "0.6"}
+    told = "\n".join(example.edit({"verdict": {"word": "steers", "reason": "not carried", "gates": [gate]}}))
+    assert "steers, not carried" in told
+    assert "carried, failed: 0.1 (needed: 0.6)" in told
 
 
 def test_the_twins_differ_in_density_and_not_in_nonzeros(

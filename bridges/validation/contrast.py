@@ -192,8 +192,3 @@ def _answers(walk: Walk, h: Float[Tensor, "M D"], contrast: Contrast) -> Answers
 def masked(change: Float[Tensor, "*k M T D"], positions: Bool[Tensor, "M T"]) -> Float[Tensor, "*k M T D"]:
     """The change at the given positions alone."""
     return change * positions[..., None].to(change)
-
-
-def accuracy_of(answers: Answers) -> float:
-    """Share of presented prompts answered rightly (the original has the larger logit)."""
-    return float((answers.difference < 0).double().mean())

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from bridges.bridge import Bridge
+from bridges.protocol import ResidualStack
 from bridges.validation.contrast import Contrast, Streams, masked
 from sparse_model.transformer.model import SparseTransformer
 from sparse_model.transformer.nodes import Node
@@ -43,9 +44,7 @@ class SiteChannels:
 
     def without(self, other: "SiteChannels") -> "SiteChannels":
         """Channels that are not the other's."""
-        taken = set(other.channels)
-        keep = lambda channels: tuple(c for c in channels if c not in taken)  # noqa: E731
-        return SiteChannels(self.place, keep(self.read), keep(self.written))
+        return self.some(set(self.channels) - set(other.channels))
 
     def some(self, chosen: Iterable[int]) -> "SiteChannels":
         """The chosen channels of it."""
@@ -83,13 +82,12 @@ class Translation:
     """
 
     @torch.no_grad()
-    def __init__(self, contrast: Contrast, sparse: SparseTransformer, dense: object, bridge: Bridge) -> None:
+    def __init__(self, contrast: Contrast, sparse: SparseTransformer, dense: ResidualStack, bridge: Bridge) -> None:
         self.contrast, self.bridge = contrast, bridge
         sites = bridge.alignment.sites
         self.sparse = Streams(sparse, contrast, [site.sparse for site in sites])
-        self.dense = Streams(dense, contrast, [site.dense for site in sites])  # type: ignore[arg-type]
+        self.dense = Streams(dense, contrast, [site.dense for site in sites])
         self._writes = _write_differences(sparse, contrast)
-        self._last_site = sites[-1]
 
     def with_bridge(self, bridge: Bridge) -> "Translation":
         """The same streams, carried over by another bridge of the same alignment."""

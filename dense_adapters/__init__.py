@@ -23,6 +23,7 @@ adapter.py       merge an adapter (LoRA) into its base
 half_precision.py  frozen weights in bf16 while training, and back
 gguf_cache.py    keep what GGUF files were converted to
 loading.py       load a model and tokenizer by id, folder or GGUF file, plainly or as a stack
+left_out.py      special tokens and the first position, which edits may leave alone
 positions.py     prompt, generated and padding positions of a running forward
 live_sites.py    where sites can be seen and changed on the running model
 editing.py       edits of the live model
@@ -40,6 +41,7 @@ from dense_adapters.block_spec import BlockSpec, Sublayer
 from dense_adapters.checkpoint import BakeRecord, bake, undo_bake
 from dense_adapters.editing import EditFn
 from dense_adapters.errors import AttachError
+from dense_adapters.left_out import LeftOut
 from dense_adapters.loading import load_dense, load_stack
 from dense_adapters.probe_report import ProbeReport
 from dense_adapters.stack import DenseStack
@@ -52,6 +54,7 @@ __all__ = [
     "BlockSpec",
     "DenseStack",
     "EditFn",
+    "LeftOut",
     "ProbeReport",
     "RemoveDirection",
     "Sublayer",

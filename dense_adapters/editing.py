@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dense_adapters.errors import AttachError
+from dense_adapters.left_out import LeftOut
 from dense_adapters.live_sites import Change, change_read, change_residual
 from dense_adapters.positions import ForwardScope, Where
 from dense_adapters.resolved import ResolvedStack
@@ -33,12 +34,13 @@ def editing(
     kind: Literal["read", "residual"] = "read",
     where: Where = "both",
     prompt_length: int | None = None,
+    left_out: LeftOut = LeftOut(),
 ) -> Iterator[None]:
     """Apply `edits` (site -> function) to the model of `stack` while open.
 
     kind: `read` replaces what the sublayer at the site reads, `residual` the stream itself for everything downstream.
     where: `prompt`, `generated` or `both`. prompt_length: tokens of prompt including padding; None: told from the
-    forwards.
+    forwards. left_out: positions that are not touched, by their token or as the first of a text.
 
     Raises IndexError for a site that does not exist, AttachError for one the probe refused, ValueError where a function
     returns another shape, and AttachError on exit for an edit that touched no position.
@@ -47,7 +49,7 @@ def editing(
         raise ValueError(f"kind={kind!r} is unknown; choose read or residual")
     if not edits:
         raise ValueError("no edits given; pass at least one site -> function")
-    scope = ForwardScope(where, prompt_length)
+    scope = ForwardScope(where, prompt_length, left_out)
     touched = dict.fromkeys(edits, 0)
     with ExitStack() as hooks:
         hooks.enter_context(scope.following(stack.model))

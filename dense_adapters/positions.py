@@ -1,4 +1,4 @@
-"""Which positions of the running forward pass an edit may touch: prompt or generated, and never padding.
+"""Which positions of the running forward pass an edit may touch: prompt or generated, never padding or what is left out.
 
 A hook on a layer sees only a slice of the sequence: all of it in a plain forward or without cache, one new token with
 one. `ForwardScope` is told at the start of every forward of the whole model what slice it is. A position is
@@ -14,6 +14,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from dense_adapters.left_out import LeftOut
+
 Where = Literal["prompt", "generated", "both"]
 
 
@@ -23,11 +25,12 @@ class ForwardScope:
     Outside a forward of the whole model (a walk, a probe of one layer) nothing is in scope and hooks do nothing.
     """
 
-    def __init__(self, where: Where, prompt_length: int | None) -> None:
+    def __init__(self, where: Where, prompt_length: int | None, left_out: LeftOut = LeftOut()) -> None:
         """prompt_length: tokens of prompt including padding; None means: told from the forwards themselves."""
         if where not in ("prompt", "generated", "both"):
             raise ValueError(f"where={where!r} is unknown; choose prompt, generated or both")
         self.where = where
+        self.left_out = left_out
         self.given_length = prompt_length
         self.prompt_length = prompt_length
         self.active = False
@@ -79,7 +82,24 @@ class ForwardScope:
                 chosen = torch.arange(length, device=tokens.device) < prompt
                 chosen = (chosen if self.where == "prompt" else ~chosen)[None, :, None]
                 self.touched = chosen if real is None else chosen & real
+        if self.left_out:
+            kept = ~self._left_out_positions(tokens, kwargs.get("attention_mask"), real, past)[..., None]
+            self.touched = kept if self.touched is None else self.touched & kept
         self.active = True
+
+    def _left_out_positions(self, tokens: Tensor, mask: Any, real: Tensor | None, past: int) -> Tensor:
+        """Which of this forward's positions [B,t] are left out; a text begins at its first position that is no padding."""
+        if tokens.ndim != 2:
+            raise ValueError("an edit that leaves tokens out needs input_ids, not inputs_embeds")
+        if isinstance(mask, Tensor) and mask.ndim == 2:
+            starts = (mask.bool() & (mask.cumsum(1) == 1))[:, past : past + tokens.shape[1]]
+        elif past:
+            starts = torch.zeros_like(tokens, dtype=torch.bool)
+        elif real is not None:
+            starts = real[..., 0] & (real[..., 0].cumsum(1) == 1)
+        else:
+            starts = None
+        return self.left_out.positions(tokens, starts)
 
     def _prompt_positions(self, tokens: Tensor, past: int) -> int:
         """How many of this forward's positions belong to the prompt."""

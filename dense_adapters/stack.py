@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from dense_adapters.editing import EditFn, Where, editing
+from dense_adapters.left_out import LeftOut
 from dense_adapters.probe import run_probe
 from dense_adapters.recording import Recording, recording
 from dense_adapters.resolved import ResolvedStack, SiteKind
@@ -48,9 +49,10 @@ class DenseStack(ResolvedStack):
         kind: SiteKind = "read",
         where: Where = "both",
         prompt_length: int | None = None,
+        left_out: LeftOut = LeftOut(),
     ) -> AbstractContextManager[None]:
         """Edit the live model while the context is open; see `dense_adapters.editing`."""
-        return editing(self, edits, kind, where, prompt_length)
+        return editing(self, edits, kind, where, prompt_length, left_out)
 
     def recording(self, sites: Iterable[int], kind: SiteKind = "residual") -> AbstractContextManager[Recording]:
         """Record reads or residuals of the live model while the context is open; see `dense_adapters.recording`."""

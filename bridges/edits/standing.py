@@ -14,13 +14,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from bridges.edited_walk import SiteChange, edited_walk
 from bridges.edits.readout import Readout
 from bridges.edits.rules import Rule
-from dense_adapters import DenseStack, EditFn
+from dense_adapters import DenseStack, EditFn, LeftOut
 
 Where = Literal["prompt", "generated", "both"]
 
@@ -62,6 +62,8 @@ class StandingEdit:
     sites: tuple[StandingSite, ...]
     strength: float = 1.0
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    left_out: LeftOut = field(default_factory=LeftOut)
+    """positions it never touches"""
 
     def functions(self, strength: float | None = None) -> dict[int, EditFn]:
         """Site → edit function for `DenseStack.editing` of residuals."""
@@ -72,11 +74,18 @@ class StandingEdit:
 
         return {site.dense_site: at(site) for site in self.sites}
 
+    def change(
+        self, site: StandingSite, h: Float[Tensor, "B T D"], tokens: Int[Tensor, "B T"], strength: float | None = None
+    ) -> Float[Tensor, "B T D"]:
+        """Δh^d at one of its sites, for texts that begin in the first column; 0 at what is left out."""
+        change = site.change(h, self.strength if strength is None else strength)
+        return change * self.left_out.kept(tokens)[..., None].to(change) if self.left_out else change
+
     def applied(
         self, stack: DenseStack, strength: float | None = None, where: Where = "both"
     ) -> AbstractContextManager[None]:
         """A context in which the model runs under the edit."""
-        return stack.editing(self.functions(strength), kind="residual", where=where)
+        return stack.editing(self.functions(strength), kind="residual", where=where, left_out=self.left_out)
 
 
 @torch.no_grad()
@@ -84,10 +93,9 @@ def walk_edited(
     stack: DenseStack, edit: StandingEdit, tokens: Tensor, strength: float | None = None
 ) -> Float[Tensor, "B T D"]:
     """Final residual stream of `tokens` [B, T] under the edit, by a walk (what the hooks do, without hooks)."""
-    amount = edit.strength if strength is None else strength
 
     def change(site: StandingSite) -> SiteChange:
-        return SiteChange(residual=lambda h: h + site.change(h, amount))
+        return SiteChange(residual=lambda h: h + edit.change(site, h, tokens, strength))
 
     walk = stack.walk(tokens)
     return edited_walk(stack, walk, walk.embedding(), {site.dense_site: change(site) for site in edit.sites})

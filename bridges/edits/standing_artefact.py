@@ -1,7 +1,8 @@
 """Standing edit artefacts: a folder with `edit.json` and `edit.safetensors`, small enough to share (DESIGN: artefacts).
 
 A standing edit holds, per dense site, the encoder (all rows, where AbsTopK decides over them), the decoder rows of its nodes
-and its rule; it needs neither the sparse model nor the corpus. `keeps` is the k of AbsTopK, null for a linear readout.
+and its rule; it needs neither the sparse model nor the corpus. `keeps` is the k of AbsTopK, null for a linear readout;
+`left_out_*` say which positions the edit never touches.
 """
 
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from bridges.edits.edit_folder import EditRecord, SiteRecord, checked_parts, rea
 from bridges.edits.readout import Gate, Readout
 from bridges.edits.rules import make_rule, tensor_shapes
 from bridges.edits.standing import StandingEdit, StandingSite
+from dense_adapters import LeftOut
 from foundation.errors import UserError
 from foundation.tensors import Expected
 
@@ -33,6 +35,8 @@ class StandingRecord(EditRecord):
 
     sites: list[StandingSiteRecord] = Field(min_length=1)
     metrics: dict[str, Any]
+    left_out_tokens: list[Annotated[int, Field(ge=0)]] = Field(default_factory=list)
+    left_out_first: bool = False
 
 
 def save_standing(edit: StandingEdit, folder: Path, overwrite: bool = False) -> None:
@@ -63,6 +67,8 @@ def save_standing(edit: StandingEdit, folder: Path, overwrite: bool = False) -> 
         "strength": edit.strength,
         "sites": sites,
         "metrics": dict(edit.metrics),
+        "left_out_tokens": list(edit.left_out.tokens),
+        "left_out_first": edit.left_out.first,
     }
     save_edit(folder, "standing", description, tensors, overwrite)
 
@@ -89,8 +95,9 @@ def load_standing(folder: Path) -> StandingEdit:
                 raise UserError(f"{folder}: site {number} keeps {site.keeps} channels of {rows}; the edit is damaged")
     parts = checked_parts(folder, record.sites, tensors, more)
     sites = [_site(site, number, parts) for number, site in enumerate(record.sites)]
+    left_out = LeftOut(tuple(record.left_out_tokens), record.left_out_first)
     return StandingEdit(
-        record.task, record.claim, record.model_fingerprint, tuple(sites), record.strength, record.metrics
+        record.task, record.claim, record.model_fingerprint, tuple(sites), record.strength, record.metrics, left_out
     )
 
 

@@ -76,8 +76,7 @@ class ReferenceText:
         ce_per_block = ((change * unrelated[:, :-1]).sum(1) / ce_counts)[ce_counts > 0]
         acted = torch.zeros_like(unrelated, dtype=torch.bool)
         for site in edit.sites:
-            amount = edit.strength if strength is None else strength
-            acted |= site.change(self.h[site.dense_site], amount).norm(dim=-1) > 0
+            acted |= edit.change(site, self.h[site.dense_site], self.tokens, strength).norm(dim=-1) > 0
         return {
             "kl": mean_estimate(per_block.cpu().numpy(), seed).to_json(),
             "ce_change": mean_estimate(ce_per_block.cpu().numpy(), seed).to_json(),

@@ -21,7 +21,7 @@ from bridges.edits.standing import StandingEdit, StandingSite, walk_edited
 from bridges.validation.contrast import Contrast, Streams
 from bridges.validation.effects import Shares
 from bridges.validation.isolation import ReferenceText
-from dense_adapters import DenseStack
+from dense_adapters import DenseStack, LeftOut
 from foundation.errors import UserError
 from sparse_model.circuits.circuit import Circuit
 from sparse_model.tasks.splits import Splits
@@ -55,8 +55,11 @@ class StandingChoice:
         splits: Splits,
         text: ReferenceText,
         seed: int = 0,
+        left_out: LeftOut = LeftOut(),
     ) -> None:
+        """left_out: positions that the edits never touch, left out of class and corpus means too."""
         self.circuit, self.bridge, self.dense, self.seed = circuit, bridge, dense, seed
+        self.left_out = left_out
         self.fit_text, self.choose_text, self.report_text = (text.part(number, 3) for number in range(3))
         channels = stream_channels(circuit, sparse)
         sites = list(enumerate(bridge.alignment.sites))
@@ -135,6 +138,7 @@ class StandingChoice:
         rows, back = (self.train.contrast.directions[name] for name in _both(direction))
         base = self.train.streams.base[site.dense]
         h_a, h_b, counted = base[rows], base[back], self.train.contrast.counted[rows]
+        counted = counted & self.left_out.kept(self.train.contrast.base[rows])
         if not bool(((h_a - h_b).abs().amax(-1) > 0)[counted].any()):
             return None
         readout, decoder, names = self._readout(kind, place, h_a, h_b, counted)
@@ -144,12 +148,14 @@ class StandingChoice:
         if kind == "circuit":
             index = torch.tensor(self.places[place], device=h_a.device)
             written = self._sparse.difference(site.sparse)[rows][..., index]
-        rule = fit_move(readout, h_a, h_b, counted, self.fit_text.h[site.dense], written)
+        text = self.fit_text.h[site.dense], written, self.left_out.kept(self.fit_text.tokens)
+        rule = fit_move(readout, h_a, h_b, counted, *text)
         return StandingEdit(
             task=self.circuit.task,
             claim=claim_of(self.circuit.task, direction == "a_to_b"),
             model_fingerprint=self.dense.fingerprint,
             sites=(StandingSite(site.dense, names, readout, decoder, rule),),
+            left_out=self.left_out,
         )
 
     def _readout(
@@ -174,7 +180,8 @@ class StandingChoice:
         """Answers under the edit, which sees no counterfactual."""
         (site,) = edit.sites
         h = prompts.streams.base[site.dense_site]
-        return prompts.streams.edited(site.dense_site, site.change(h, edit.strength)[None])[0]
+        change = edit.change(site, h, prompts.contrast.base)
+        return prompts.streams.edited(site.dense_site, change[None])[0]
 
 
 def standing_edits(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dense_adapters import AttachError, DenseStack
+from dense_adapters import AttachError, DenseStack, LeftOut
 from tests.dense_adapters.tiny_models import CASES, VOCABULARY, WIDTH, Case, build
 
 _FAMILIES = (
@@ -75,6 +75,51 @@ def test_an_edited_generation_is_the_same_with_and_without_any_cache(
     moved = [(a - b).abs().max() > 1e-3 for a, b in zip(runs[0].logits, plain.logits, strict=True)]
     assert moved[0] == (where != "generated")
     assert any(moved)
+
+
+@some_families
+@pytest.mark.parametrize("where", ["prompt", "generated", "both"])
+def test_an_edit_that_leaves_positions_out_generates_the_same_with_any_cache_and_each_row_as_alone(
+    case: Case, stack: DenseStack, where: Any
+) -> None:
+    tokens, mask = _prompts()
+    plain = _generate(stack.model, tokens, mask).sequences
+    often = int(plain[0, -1])  # a token that is generated, so that leaving it out shows there too
+    left_out = LeftOut((int(tokens[0, 4]), int(tokens[1, 6]), often), True)
+    last = len(stack.sublayers) - 1
+
+    def run(rows: slice, start: int, **options: Any) -> Any:
+        with stack.editing({1: _shift, last: _shift}, "residual", where, left_out=left_out):
+            return _generate(stack.model, tokens[rows, start:], mask[rows, start:], **options)
+
+    whole = run(slice(None), 0)
+    for other in (run(slice(None), 0, use_cache=False), run(slice(None), 0, cache_implementation="static")):
+        assert torch.equal(other.sequences, whole.sequences)
+        for found, wanted in zip(other.logits, whole.logits, strict=True):
+            torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+    for row, start in ((0, 0), (1, 3)):
+        assert torch.equal(run(slice(row, row + 1), start).sequences[0], whole.sequences[row, start:])
+
+
+@on_llama
+def test_positions_left_out_keep_their_stream_and_all_others_change(case: Case, stack: DenseStack) -> None:
+    tokens, mask = _prompts()
+    out = (int(tokens[0, 4]), int(tokens[1, 6]))
+    with stack.recording([1]) as record:
+        stack.model(tokens, attention_mask=mask)
+    plain = record[1]
+    for left_out in (LeftOut(out), LeftOut((), True), LeftOut(out, True)):
+        with stack.editing({1: _shift}, "residual", left_out=left_out), stack.recording([1]) as record:
+            stack.model(tokens, attention_mask=mask)
+        kept = torch.isin(tokens, torch.tensor(left_out.tokens)) | ~mask.bool()
+        if left_out.first:
+            kept[0, 0] = kept[1, 3] = True
+        assert torch.equal((record[1] == plain).all(-1), kept)
+    with (
+        pytest.raises(ValueError, match="needs input_ids"),
+        stack.editing({1: _shift}, "residual", left_out=LeftOut(out)),
+    ):
+        stack.model(inputs_embeds=stack.model.get_input_embeddings()(tokens))
 
 
 @on_llama

@@ -14,6 +14,7 @@ from bridges.edits.rules import Add, Move, Scale
 from bridges.edits.standing import StandingEdit, StandingSite, walk_edited
 from bridges.edits.standing_artefact import load_standing, save_standing
 from bridges.protocol import residual_sites
+from dense_adapters import LeftOut
 from foundation.errors import UserError
 from foundation.fingerprints import model_fingerprint
 from sparse_model.circuits.circuit import Circuit
@@ -103,9 +104,41 @@ def test_generation_gives_the_same_tokens_with_and_without_a_cache_and_strength_
     assert generate(0.0, True) == generate(0.0, False) == free(True)
 
 
+@torch.no_grad()
+def test_what_is_left_out_is_left_alone_by_walk_and_hooks_alike(edit: StandingEdit, setting: Callable) -> None:
+    dense, tokens = setting().dense, setting().direction.base
+    spared = replace(edit, sites=edit.sites[1:], left_out=LeftOut((int(tokens[0, 3]),), True))
+    walked = dense.walk(tokens).unembed(walk_edited(dense, spared, tokens))
+    with spared.applied(dense):
+        hooked = dense.model(tokens).logits
+    torch.testing.assert_close(walked, hooked, atol=1e-4, rtol=1e-4)
+    (site,) = spared.sites
+    h = residual_sites(dense, dense.walk(tokens))[site.dense_site]
+    changed = spared.change(site, h, tokens).norm(dim=-1) > 0
+    assert torch.equal(changed, (tokens != tokens[0, 3]) & (torch.arange(tokens.shape[1]) > 0))
+    plain = dense.model(tokens).logits
+    torch.testing.assert_close(hooked[:, 0], plain[:, 0], atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(hooked, plain, atol=1e-2)
+
+
+@torch.no_grad()
+def test_means_are_taken_over_what_is_not_left_out(setting: Callable) -> None:
+    found_in = setting()
+    dense, tokens = found_in.dense, torch.randint(0, 40, (4, 10))
+    text = residual_sites(dense, dense.walk(tokens))
+    left_out = LeftOut((int(tokens[1, 5]),), True)
+    models = found_in.bridge, found_in.sparse, dense
+    edit = node_edit([Node.parse("1.attn.act_in:6")], "ablate", {}, *models, text, "t", left_out, tokens)
+    kept = left_out.kept(tokens)
+    assert 0 < int(kept.sum()) < 36
+    torch.testing.assert_close(edit.sites[0].rule.mean, found_in.bridge.encode(2, text[2])[kept][:, 6].mean()[None])
+    assert edit.left_out == left_out
+
+
 def test_an_artefact_comes_back_as_it_was(edit: StandingEdit, tmp_path: Path) -> None:
-    save_standing(replace(edit, metrics={"flips": 0.5}), tmp_path / "e")
+    save_standing(replace(edit, metrics={"flips": 0.5}, left_out=LeftOut((1, 7), True)), tmp_path / "e")
     found = load_standing(tmp_path / "e")
+    assert found.left_out == LeftOut((1, 7), True)
     assert edit_form(tmp_path / "e") == "standing"
     assert (found.task, found.claim, found.model_fingerprint) == ("t", "claims", edit.model_fingerprint)
     assert (found.strength, found.metrics) == (0.9, {"flips": 0.5})

@@ -7,6 +7,7 @@ import torch
 
 from bridges.validation import isolation
 from bridges.validation.standing import KINDS, STRENGTHS, StandingChoice, flips_of, standing_edits
+from dense_adapters import LeftOut
 from foundation.errors import UserError
 from foundation.fingerprints import model_fingerprint
 from sparse_model.circuits.circuit import Circuit
@@ -47,6 +48,22 @@ def test_an_edit_stands_at_an_inner_place_at_a_strength_of_at_most_one_and_flips
     )
     if kind != "class_mean":
         assert len(site.nodes) == len(choice.places[site.dense_site])
+
+
+def test_a_choice_that_leaves_positions_out_fits_elsewhere_and_says_what_it_leaves(validated) -> None:
+    every = choice_of(validated)
+    tokens = every.train.contrast.base
+    left_out = LeftOut((int(tokens[0, int(every.train.contrast.last[0])]),), True)
+    parts = validated.bridge, validated.sparse, validated.dense, validated.splits, validated.text
+    choice = StandingChoice(circuit_of(validated), *parts, left_out=left_out)
+    place = next(iter(choice.places))
+    fitted, plain = (which._fitted("circuit", place, "a_to_b") for which in (choice, every))
+    assert fitted.left_out == left_out
+    assert not plain.left_out
+    readout, text = fitted.sites[0].readout, choice.fit_text
+    corpus = readout(text.h[fitted.sites[0].dense_site])[left_out.kept(text.tokens)]
+    torch.testing.assert_close(fitted.sites[0].rule.mean_corpus, corpus.mean(0))
+    assert not torch.allclose(fitted.sites[0].rule.mean_corpus, plain.sites[0].rule.mean_corpus)
 
 
 def test_prompts_that_end_in_the_changed_token_leave_nothing_to_stand_on(validated) -> None:

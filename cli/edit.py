@@ -17,7 +17,7 @@ from cli.options import (
     Seed,
     check_device,
 )
-from cli.output import print_json, print_table, say
+from cli.output import Pieces, print_json, print_side_by_side, print_table, say
 from cli.placebo import placebo
 from cli.verdict import Accept, Draws, is_accepted, show_verdict
 
@@ -30,6 +30,13 @@ Strength = Annotated[
 ]
 TaskOfOwn = Annotated[
     str | None, typer.Option("--task", help="another task's name or .jsonl file; unset: the circuit's own")
+]
+SkipSpecial = Annotated[
+    bool,
+    typer.Option(
+        "--skip-special",
+        help="standing edits: leave special tokens and the first position, a sink in many models, alone (and out of means)",
+    ),
 ]
 TextBlocks = Annotated[int, typer.Option("--blocks", min=2, help="held-out text blocks for isolation and corpus means")]
 
@@ -73,6 +80,7 @@ def map_(
     blocks: TextBlocks = 48,
     pairs: Annotated[int, typer.Option("--pairs", min=2, help="pairs a standing edit is fitted on")] = 128,
     strength: Strength = None,
+    skip_special: SkipSpecial = False,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     device: Device = "cpu",
@@ -104,6 +112,10 @@ def map_(
             raise UserError(
                 "--rule and --value belong to standing edits; a paired edit follows its counterfactual prompt"
             )
+        if skip_special:
+            raise UserError(
+                "--skip-special belongs to standing edits; a paired edit follows its counterfactual at every position"
+            )
         description = map_paired(pairing, loaded, node or [], loop, strength, out, overwrite)
     else:
         description = map_standing(
@@ -121,6 +133,7 @@ def map_(
             seed,
             out,
             overwrite,
+            skip_special,
         )
     say(f"edit written to {out}")
     if as_json:
@@ -138,7 +151,14 @@ def map_(
 def apply(
     edit: EditArgument,
     dense: Annotated[str, typer.Option("--dense", help="the dense model the edit was made for", show_default=False)],
-    prompt: Annotated[str, typer.Option("--prompt", help="text to continue; \\n is a newline", show_default=False)],
+    prompt: Annotated[
+        list[str],
+        typer.Option(
+            "--prompt",
+            help="text to continue, \\n is a newline; repeatable for standing edits: all are run as one batch",
+            show_default=False,
+        ),
+    ],
     counterfactual: Annotated[
         str | None, typer.Option("--counterfactual", help="paired edits: the prompt to act like, of equal token length")
     ] = None,
@@ -147,12 +167,17 @@ def apply(
         Literal["prompt", "generated", "both"],
         typer.Option("--where", help="standing edits: which positions it may touch"),
     ] = "both",
+    skip_special: SkipSpecial = False,
+    chat: Annotated[bool, typer.Option("--chat", help="put prompts into the model's chat template")] = False,
     tokens: Annotated[int, typer.Option("--tokens", min=1, help="tokens to generate")] = 24,
     sample: Annotated[bool, typer.Option("--sample/--greedy", help="sample, or take the most likely token")] = False,
     temperature: Annotated[float, typer.Option("--temperature", min=0.01, help="of sampling")] = 1.0,
     cache: Annotated[
         bool, typer.Option("--cache/--no-cache", help="use the key–value cache (same tokens either way)")
     ] = True,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="show text on stderr while it is generated; one --prompt")
+    ] = False,
     seed: Seed = 0,
     device: Device = "cpu",
     as_json: Json = False,
@@ -161,30 +186,25 @@ def apply(
 
     Example: sparsebridge edit apply runs/edit --dense runs/dense --prompt "name = 'hello"
     """
-    from cli.editing import generate
+    from bridges.edits.continuation import Continuing, continuations
 
-    found = generate(
-        edit,
-        dense,
-        prompt,
-        counterfactual,
-        strength,
-        where,
-        tokens,
-        sample,
-        temperature,
-        cache,
-        seed,
-        check_device(device),
-    )
+    how = Continuing(tokens, temperature if sample else None, cache, seed, chat, strength, where, skip_special)
+    prompts = [text.replace("\\n", "\n") for text in prompt]
+    other = None if counterfactual is None else counterfactual.replace("\\n", "\n")
+    pieces = Pieces() if stream else None
+    found = continuations(edit, dense, prompts, other, how, check_device(device), stream=pieces)
+    if pieces is not None:
+        pieces.end()
+    for name, settings in (("taken over", found["taken_over"]), ("left out", found["left_out"])):
+        if settings:
+            listed = ", ".join(f"{setting} {value}" for setting, value in settings.items())
+            say(f"{name} of the model's own generation settings: {listed}")
     if as_json:
         print_json(found)
         return
-    print_table(
-        found["claim"],
-        ("", "continuation"),
-        [["unedited", repr(found["unedited"])], [f"strength {found['strength']}", repr(found["edited"])]],
-    )
+    for text in found["continuations"]:
+        columns = {"unedited": text["unedited"], f"edited, strength {found['strength']:g}": text["edited"]}
+        print_side_by_side(text["prompt"], columns, found["claim"])
 
 
 @app.command()

@@ -1,12 +1,11 @@
 """What the `edit` commands do, between their options and the packages."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from bridges.pairing import Pairing
-from dense_adapters import load_stack
+from dense_adapters import LeftOut, load_stack
 from foundation.artefacts import atomic_folder
 from foundation.errors import UserError
 from sparse_model.corpus.reference_text import reference_blocks
@@ -47,6 +46,7 @@ def map_standing(
     seed: int,
     out: Path,
     overwrite: bool,
+    skip_special: bool = False,
 ) -> dict[str, Any]:
     """Write a standing edit; returns its description."""
     from dataclasses import replace
@@ -64,20 +64,22 @@ def map_standing(
     text = ReferenceText(
         stack, reference_blocks(artefact.tokenizer, "held_out", blocks, artefact.sparse.config.block_size, corpus)
     )
+    left_out = LeftOut.special(artefact.tokenizer) if skip_special else LeftOut()
     if rule == "move":
         if nodes or value is not None:
             raise UserError(
                 f"--node and --value need a --rule of {', '.join(rules_of_nodes())}; move takes the whole circuit"
             )
         splits = task_splits(find_task(task or circuit.task), artefact.tokenizer, pairs, max(2, pairs // 2), seed)
-        chosen_by = StandingChoice(circuit, artefact.bridge, artefact.sparse, stack, splits, text, seed)
+        chosen_by = StandingChoice(circuit, artefact.bridge, artefact.sparse, stack, splits, text, seed, left_out)
         edit = chosen_by.choose("circuit", direction)
     else:
         chosen = [check_kept(Node.parse(node), circuit) for node in nodes] or [
             node for node in circuit.nodes if node.part == "act_in"
         ]
         values = {} if value is None else {"value": value}
-        edit = node_edit(chosen, rule, values, artefact.bridge, artefact.sparse, stack, text.h, circuit.task)
+        models = artefact.bridge, artefact.sparse, stack
+        edit = node_edit(chosen, rule, values, *models, text.h, circuit.task, left_out, text.tokens)
     if strength is not None:
         edit = replace(edit, strength=strength)
     save_standing(edit, out, overwrite)
@@ -99,54 +101,6 @@ def describe(edit: Any) -> dict[str, Any]:
     """Claim, strength and sites of an edit as plain types."""
     sites = [{"dense_site": site.dense_site, "nodes": list(site.nodes)} for site in edit.sites]
     return {"task": edit.task, "claim": edit.claim, "strength": edit.strength, "sites": sites}
-
-
-def generate(
-    folder: Path,
-    dense: str,
-    prompt: str,
-    counterfactual: str | None,
-    strength: float | None,
-    where: Any,
-    new_tokens: int,
-    sample: bool,
-    temperature: float,
-    cache: bool,
-    seed: int,
-    device: str,
-) -> dict[str, Any]:
-    """Continuations of a prompt without and with the edit."""
-    from bridges.edits.edit_folder import edit_form
-    from bridges.edits.mapping import check_base_model
-    from bridges.edits.paired_artefact import load_paired
-    from bridges.edits.standing_artefact import load_standing
-    from dense_adapters.generation import continue_text, encode
-
-    form = edit_form(folder)
-    edit: Any = load_paired(folder) if form == "paired" else load_standing(folder)
-    if form == "paired" and counterfactual is None:
-        raise UserError(f"{folder}: is a paired edit and needs --counterfactual, the prompt to act like")
-    if form == "standing" and counterfactual is not None:
-        raise UserError(f"{folder}: is a standing edit and takes no --counterfactual; leave it out")
-    if form == "paired" and where == "generated":
-        raise UserError(f"{folder}: is a paired edit and acts on the prompt alone; leave --where out")
-    stack, tokenizer = load_stack(dense, device)
-    check_base_model(edit.model_fingerprint, stack, dense)
-    tokens = encode(tokenizer, prompt.replace("\\n", "\n"), device)
-    other = None if counterfactual is None else encode(tokenizer, counterfactual.replace("\\n", "\n"), device)
-
-    def run(context: AbstractContextManager[None] | None = None) -> str:
-        warmth = temperature if sample else None
-        return continue_text(stack, tokenizer, tokens, new_tokens, context, warmth, cache, seed)
-
-    applied = edit.applied(stack, strength, where) if other is None else edit.applied(stack, tokens, other, strength)
-    return {
-        "claim": edit.claim,
-        "strength": edit.strength if strength is None else strength,
-        "prompt": prompt,
-        "unedited": run(),
-        "edited": run(applied),
-    }
 
 
 def bake_nodes(

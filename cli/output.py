@@ -66,6 +66,44 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     console.print(table)
 
 
+def print_side_by_side(title: str, texts: Mapping[str, str], note: str) -> None:
+    """Texts beside each other on stdout, each under its name, with their own line ends."""
+    if not is_first_process():
+        return
+    table = Table(
+        title=_text(title, "table.title"), title_justify="left", caption=_text(note, "table.caption"),
+        caption_justify="left", expand=True,
+    )  # fmt: skip
+    for name in texts:
+        table.add_column(_text(name), ratio=1, overflow="fold")
+    table.add_row(*map(_text, texts.values()))
+    Console(soft_wrap=False, highlight=False).print(table)
+
+
+class Pieces:
+    """Shows text on stderr piece by piece as it comes, under the name of whose it is."""
+
+    def __init__(self) -> None:
+        self._name = ""
+
+    def __call__(self, name: str, piece: str) -> None:
+        """The next piece."""
+        if not is_first_process():
+            return
+        if name != self._name:
+            self.end()
+            sys.stderr.write(f"{name}: ")
+            self._name = name
+        sys.stderr.write(visible(piece))
+        sys.stderr.flush()
+
+    def end(self) -> None:
+        """End the line, if one was begun."""
+        if self._name and is_first_process():
+            sys.stderr.write("\n")
+        self._name = ""
+
+
 def _text(content: str, style: str = "") -> Text:
     """A cell: what it says, escaped, and never read as markup."""
     return Text(visible(content), style)

@@ -63,8 +63,47 @@ def test_the_text_is_the_same_with_and_without_a_cache_and_unedited_at_strength_
     command += ["--counterfactual", OTHER] if form == "paired" else []
     cached, uncached = (cli(*command, "--strength", "2", switch).json for switch in ("--cache", "--no-cache"))
     assert cached == uncached
-    nothing = cli(*command, "--strength", "0").json
-    assert nothing["edited"] == nothing["unedited"] == cached["unedited"]
+    (nothing,) = cli(*command, "--strength", "0").json["continuations"]
+    assert nothing["edited"] == nothing["unedited"] == cached["continuations"][0]["unedited"]
+
+
+def test_several_prompts_go_on_together_as_each_does_alone(cli: Callable, edits: dict[str, Path]) -> None:
+    command = ("edit", "apply", edits["standing"], "--dense", DENSE, "--strength", "2", "--tokens", "6", "--json")
+    prompts = (PROMPT, "def add(a, b):\\n    return a", "x = [1, 2")
+    alone = [cli(*command, "--prompt", prompt).json["continuations"][0] for prompt in prompts]
+    together = cli(*command, *(word for prompt in prompts for word in ("--prompt", prompt))).json["continuations"]
+    assert together == alone
+    assert together[1]["prompt"] == "def add(a, b):\n    return a"
+
+
+def test_a_streamed_text_comes_on_stderr_and_the_texts_side_by_side_on_stdout(
+    cli: Callable, edits: dict[str, Path]
+) -> None:
+    command = ("edit", "apply", edits["standing"], "--dense", DENSE, "--prompt", PROMPT, "--tokens", "6")
+    (found,) = cli(*command, "--json").json["continuations"]
+    ran = cli(*command, "--stream")
+    assert ran.code == 0
+    assert f"unedited: {found['unedited']}\nedited: {found['edited']}\n" in ran.err
+    assert all(word in ran.out for word in ("unedited", "edited, strength", PROMPT))
+
+
+def test_a_mapped_edit_remembers_what_it_leaves_out_and_apply_can_ask_for_it(
+    cli: Callable, bundled_circuit: Path, edits: dict[str, Path], tmp_path: Path
+) -> None:
+    node = next(str(n) for n in Circuit.load(bundled_circuit).nodes if n.part == "act_in")
+    command = ("edit", "map", bundled_circuit, "--bridge", BRIDGE, "--node", node, "--rule", "ablate", "--blocks", "2")
+    cli(*command, "--skip-special", "--out", tmp_path / "e", "--json")
+    left_out = load_standing(tmp_path / "e").left_out
+    assert left_out.first
+    assert left_out.tokens
+    assert not load_standing(edits["standing"]).left_out
+    for words, message in (
+        (("map", bundled_circuit, "--bridge", BRIDGE, "--form", "paired", "--out", tmp_path / "f"), "every position"),
+        (("apply", edits["paired"], "--dense", DENSE, "--prompt", PROMPT, "--counterfactual", OTHER), "every position"),
+    ):
+        ran = cli("edit", *words, "--skip-special")
+        assert (ran.code, ran.err.count("\n")) == (2, 1)
+        assert message in ran.err
 
 
 def test_a_paired_edit_needs_its_counterfactual_and_a_standing_one_takes_none(
@@ -75,7 +114,10 @@ def test_a_paired_edit_needs_its_counterfactual_and_a_standing_one_takes_none(
         ("standing", ("--counterfactual", OTHER), "takes no --counterfactual"),
         ("paired", ("--counterfactual", OTHER, "--where", "generated"), "--where"),
         ("paired", ("--counterfactual", OTHER + " world again"), "equal length"),
+        ("paired", ("--counterfactual", OTHER, "--prompt", PROMPT), "one --prompt"),
         ("standing", ("--tokens", "4000"), "--tokens"),
+        ("standing", ("--chat",), "no chat template"),
+        ("standing", ("--prompt", PROMPT, "--stream"), "one --prompt"),
     ):
         ran = cli("edit", "apply", edits[form], "--dense", DENSE, "--prompt", PROMPT, *more)
         assert (ran.code, ran.err.count("\n"), ran.out) == (2, 1, ""), ran.err

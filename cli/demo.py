@@ -44,7 +44,9 @@ def demo(
 
     Exit code 1 unless every verdict is `explains` (or better than --accept asks). Example: sparsebridge demo
     """
-    from bridges.recipe import Models, make_models, read_recipe
+    from bridges.jobs.demo import explain_tasks
+    from bridges.jobs.recipe import Models, make_models, read_recipe
+    from bridges.reports.page import write_report
     from foundation.errors import UserError
 
     start = time.perf_counter()
@@ -57,11 +59,8 @@ def demo(
     else:
         folder = models or BUNDLED
         found = Models(folder / "dense", folder / "bridge")
-    report = explain_all(plan, found, tuple(task or plan.demo.tasks), check_device(device))
-    report = {"verdict": report["verdict"], "seconds": time.perf_counter() - start, **report}
-
-    from bridges.reports.page import write_report
-
+    report = explain_tasks(plan, found, task or plan.demo.tasks, check_device(device), say)
+    report["seconds"] = time.perf_counter() - start
     write_report(out, report, overwrite=True)
     say(f"report written to {out / 'report.html'}")
     if as_json:
@@ -70,60 +69,6 @@ def demo(
         show(report)
     if not is_accepted(report["verdict"], accept):
         raise typer.Exit(1)
-
-
-def explain_all(plan: Any, models: Any, tasks: tuple[str, ...], device: str) -> dict[str, Any]:
-    """The report of the demo; its keys are documented in docs/report.md."""
-    from bridges.artefact import load_bridge
-    from bridges.evaluate import evaluate_bridge
-    from bridges.explain import explain
-    from bridges.reports.circuit_graph import circuit_graph
-    from bridges.validation.isolation import ReferenceText
-    from bridges.validation.verdict import WORDS
-    from dense_adapters import load_stack
-    from foundation.versions import versions
-    from sparse_model.circuits.ablation import ablation_values
-    from sparse_model.corpus.reference_text import builtin_blocks
-    from sparse_model.tasks import find_task
-
-    chosen = [find_task(name) for name in tasks]
-    stack, tokenizer = load_stack(str(models.dense), device)
-    artefact = load_bridge(models.bridge, device)
-    artefact.check_dense(stack.fingerprint, str(models.dense))
-    sparse, bridge, length = artefact.sparse, artefact.bridge, artefact.sparse.config.block_size
-    evaluation = {}
-    for source in ("tinypython", "stdlib"):
-        blocks = builtin_blocks(tokenizer, "held_out", plan.demo.text_blocks, length, source)
-        evaluation[source] = evaluate_bridge(sparse, stack, bridge, blocks, device=device).to_json()
-        say(f"{source}: KL(dense ‖ sparse) {evaluation[source]['kl_dense_sparse']['value']:.4f} nats/token")
-    values = ablation_values(
-        sparse, builtin_blocks(tokenizer, "train", plan.demo.text_blocks, length), plan.prune.ablation
-    )
-    text = ReferenceText(stack, builtin_blocks(tokenizer, "held_out", plan.demo.text_blocks, length), device)
-    found: dict[str, Any] = {}
-    for task in chosen:
-        explanation = explain(
-            task, artefact, stack, values, text, plan.prune, plan.demo.evaluate_pairs, plan.demo.draws, plan.prune.seed
-        )
-        graph = circuit_graph(sparse, explanation.circuit, explanation.held_out, tokenizer)
-        found[task.name] = {**explanation.to_json(), "circuit": graph}
-        say(f"{task.name}: {explanation.evaluation.nodes} nodes, verdict {found[task.name]['verdict']}")
-    held_out = evaluation["tinypython"]
-    return {
-        "verdict": max((task["verdict"] for task in found.values()), key=WORDS.index),
-        "density": held_out["density"],
-        "ce_dense": held_out["ce_dense"]["value"],
-        "ce_sparse": held_out["ce_sparse"]["value"],
-        "kl_dense_sparse": held_out["kl_dense_sparse"]["value"],
-        "tasks": found,
-        "evaluation": evaluation,
-        "models": {
-            "dense": {"name": artefact.description["dense"]["name"], "fingerprint": stack.fingerprint},
-            "sparse": {"fingerprint": artefact.description["sparse_fingerprint"]},
-        },
-        "settings": plan.to_json(),
-        "versions": versions(),
-    }
 
 
 def show(report: dict[str, Any]) -> None:

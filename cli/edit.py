@@ -90,51 +90,25 @@ def map_(
 
     Example: sparsebridge edit map runs/closing_quote --bridge runs/bridge --out runs/edit
     """
-    from bridges.edits.rules import find_rule
+    from bridges.jobs.circuit_edit import EditWish, describe, make_edit, save_edit
+    from bridges.jobs.material import Amounts, Material
     from bridges.pairing import load_pairing
-    from cli.editing import map_paired, map_standing
     from foundation.errors import UserError
     from sparse_model.circuits.circuit import Circuit
     from sparse_model.tasks.registry import kept_task
 
     if out.exists() and not overwrite:
         raise UserError(f"{out}: already exists; choose another --out or pass --overwrite")
-    try:
-        find_rule(rule)
-    except UserError as error:
-        raise UserError(f"--rule: {error}") from None
+    wish = EditWish(form, direction, loop, tuple(node or ()), rule, value, strength, skip_special)
+    wish.check()
     loaded = Circuit.load(circuit)
     pairing = load_pairing(bridge, dense, check_device(device))
     loaded.check_model(pairing.artefact.sparse, str(bridge))
-    task = task or kept_task(circuit, loaded.task)
-    if form == "paired":
-        if rule != "move" or value is not None:
-            raise UserError(
-                "--rule and --value belong to standing edits; a paired edit follows its counterfactual prompt"
-            )
-        if skip_special:
-            raise UserError(
-                "--skip-special belongs to standing edits; a paired edit follows its counterfactual at every position"
-            )
-        description = map_paired(pairing, loaded, node or [], loop, strength, out, overwrite)
-    else:
-        description = map_standing(
-            pairing,
-            loaded,
-            node or [],
-            rule,
-            value,
-            direction,
-            task,
-            corpus,
-            blocks,
-            pairs,
-            strength,
-            seed,
-            out,
-            overwrite,
-            skip_special,
-        )
+    amounts = Amounts(pairs, max(2, pairs // 2), blocks, seed)
+    material = Material(pairing, task or kept_task(circuit, loaded.task), amounts, corpus)
+    edit = make_edit(loaded, pairing, material.grounds, wish)
+    save_edit(edit, out, overwrite)
+    description = describe(edit)
     say(f"edit written to {out}")
     if as_json:
         print_json(description)
@@ -231,18 +205,20 @@ def bake(
 
     Example: sparsebridge edit bake runs/paired-edit --dense runs/dense --out runs/baked
     """
-    from cli.editing import bake_nodes
+    from dataclasses import asdict
 
-    record = bake_nodes(edit, dense, out, how, amount, node or [], overwrite, check_device(device))
+    from bridges.jobs.bake_edit import Baking, bake_edit
+
+    baked = bake_edit(edit, dense, out, Baking(how, amount, tuple(node or ())), overwrite, check_device(device))
     say(f"checkpoint written to {out}")
     if as_json:
-        print_json(record)
+        print_json({"out": str(out), "how": how, **asdict(baked)})
     else:
         print_table(
             f"{how} {amount:g}",
             ("fingerprint", "before", "after"),
-            [["model", record["before"][:12], record["after"][:12]]],
-            f"{len(record['nodes'])} directions baked",
+            [["model", baked.before[:12], baked.after[:12]]],
+            f"{len(baked.nodes)} directions baked",
         )
 
 
@@ -271,8 +247,9 @@ def validate(
 
     Example: sparsebridge edit validate runs/closing_quote --bridge runs/bridge --out runs/report
     """
+    from bridges.jobs.judge import judge, write_verdict
+    from bridges.jobs.material import Amounts, Material
     from bridges.pairing import load_pairing
-    from cli.editing import validate_one
     from foundation.errors import UserError
     from sparse_model.circuits.circuit import Circuit
     from sparse_model.tasks.registry import kept_task
@@ -282,11 +259,14 @@ def validate(
     loaded = Circuit.load(circuit)
     pairing = load_pairing(bridge, dense, check_device(device))
     loaded.check_model(pairing.artefact.sparse, str(bridge))
-    task = task or kept_task(circuit, loaded.task)
-    report = validate_one(pairing, loaded, task, corpus, blocks, pairs, draws, seed, device, out, overwrite)
+    chosen = task or kept_task(circuit, loaded.task)
+    material = Material(pairing, chosen, Amounts(2 * pairs, pairs, blocks, seed), corpus)
+    found = judge(loaded, material, draws)
+    if out is not None:
+        write_verdict(out, loaded, pairing.artefact, material.splits.held_out, found, overwrite)
     if as_json:
-        print_json(report)
+        print_json(found.report)
     else:
-        show_verdict(loaded.task, report)
-    if not is_accepted(report["verdict"]["word"], accept):
+        show_verdict(loaded.task, found.report)
+    if not is_accepted(found.word, accept):
         raise typer.Exit(1)

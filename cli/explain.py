@@ -56,7 +56,7 @@ def explain(
 
     described = [parse_source(text, text_field) for text in source or DEFAULT_SOURCES]
     sources = CorpusConfig.from_mapping({"sources": described}, origin="--source").sources
-    from bridges.whole_job import explain_model
+    from bridges.jobs.whole_job import explain_model
 
     report = explain_model(dense, task, out, sources, steps, draws, seed, check_device(device), say)
     (name,) = report["tasks"]

@@ -73,8 +73,8 @@ class Models:
     """Everything that all tasks share, loaded once."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
+        from bridges.jobs.recipe import read_recipe
         from bridges.pairing import load_pairing
-        from bridges.recipe import read_recipe
         from bridges.validation.isolation import ReferenceText
         from bridges.validation.validate import Effort
         from sparse_model.circuits.ablation import ablation_values

@@ -13,7 +13,7 @@ from torch import Tensor
 from bridges.artefact import BridgeArtefact
 from bridges.config import BridgeConfig
 from bridges.evaluate import BridgeEvaluation, evaluate_bridge
-from bridges.pairing import load_pairing
+from bridges.pairing import Pairing, load_pairing
 from bridges.training import train_bridge as train
 from bridges.validation.isolation import ReferenceText
 from sparse_model.circuits.ablation import AblationKind, ablation_values
@@ -53,6 +53,11 @@ class BridgedModel:
     def sparse(self) -> SparseTransformer:
         """The sparse model."""
         return self.artefact.sparse
+
+    @property
+    def pairing(self) -> Pairing:
+        """The dense model as a stack, with its bridge."""
+        return Pairing(self.dense.stack, self.dense.tokenizer, self.artefact)
 
     @property
     def device(self) -> str:

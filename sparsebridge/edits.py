@@ -4,18 +4,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from bridges.edits.edit_folder import edit_form
-from bridges.edits.fit import node_edit
-from bridges.edits.mapping import check_base_model, map_circuit, map_nodes
-from bridges.edits.paired_artefact import PairedEdit, load_paired, make_paired, save_paired
+from bridges.edits.mapping import check_base_model
+from bridges.edits.paired_artefact import PairedEdit, load_paired
 from bridges.edits.standing import StandingEdit, Where
-from bridges.edits.standing_artefact import load_standing, save_standing
-from bridges.validation.standing import StandingChoice
+from bridges.edits.standing_artefact import load_standing
+from bridges.jobs.circuit_edit import EditWish, Form, Towards, make_edit, save_edit
+from bridges.jobs.material import Grounds
 from dense_adapters.generation import encode
 from foundation.errors import UserError
-from sparse_model.transformer.nodes import Node
 from sparsebridge.circuits import TaskCircuit
 from sparsebridge.dense import DenseModel
 from sparsebridge.shown import html_table
@@ -30,7 +28,7 @@ class CircuitEdit:
     """the encoder and decoder rows of its nodes, and its rule"""
 
     @property
-    def form(self) -> Literal["standing", "paired"]:
+    def form(self) -> Form:
         """standing: acts by itself; paired: makes one prompt act like a second one."""
         return "standing" if isinstance(self.edit, StandingEdit) else "paired"
 
@@ -82,10 +80,7 @@ class CircuitEdit:
         Raises:
             UserError: the folder exists and `overwrite` is false.
         """
-        if isinstance(self.edit, StandingEdit):
-            save_standing(self.edit, Path(folder), overwrite)
-        else:
-            save_paired(self.edit, Path(folder), overwrite)
+        save_edit(self.edit, Path(folder), overwrite)
 
     def __repr__(self) -> str:
         nodes = sum(len(site.nodes) for site in self.edit.sites)
@@ -98,12 +93,13 @@ class CircuitEdit:
 
 def edit(
     circuit: TaskCircuit,
-    form: Literal["standing", "paired"] = "standing",
-    direction: Literal["a_to_b", "b_to_a"] = "a_to_b",
+    form: Form = "standing",
+    direction: Towards = "a_to_b",
     nodes: Sequence[str] = (),
     rule: str | None = None,
     value: float | None = None,
     strength: float | None = None,
+    skip_special: bool = False,
 ) -> CircuitEdit:
     """Map a circuit through the bridges to an edit of the dense model.
 
@@ -114,31 +110,22 @@ def edit(
         rule: of a standing edit: unset moves one answer's activations to the other's; or ablate, scale, clamp, add.
         value: for clamp and add, in stream units of the sparse model.
         strength: unset, as chosen on validation pairs (or 1).
+        skip_special: a standing edit leaves special tokens and the first position alone.
 
     Raises:
         UserError: nothing maps, a node is not in the circuit, or an option does not belong to the form.
     """
-    bridge = circuit.bridge
-    parts = bridge.artefact.bridge, bridge.sparse, bridge.dense.stack
-    chosen = [_kept(name, circuit) for name in nodes]
-    found: StandingEdit | PairedEdit
-    if form == "paired":
-        if rule is not None or value is not None:
-            raise UserError("rule and value belong to standing edits; a paired edit follows its second prompt")
-        sites = map_nodes(chosen, *parts) if chosen else map_circuit(circuit.circuit, *parts)
-        claim = f"{circuit.task.name}: act as on the counterfactual prompt"
-        found = make_paired(sites, parts[0], parts[2], circuit.task.name, claim, "closed", 1.0)
-    elif rule is None:
-        if chosen or value is not None:
-            raise UserError(
-                "nodes and value need a rule: ablate, scale, clamp or add; without one the whole circuit is moved"
-            )
-        found = StandingChoice(circuit.circuit, *parts, circuit.splits, bridge.text).choose("circuit", direction)
-    else:
-        reads = chosen or [node for node in circuit.nodes if node.part == "act_in"]
-        values = {} if value is None else {"value": value}
-        found = node_edit(reads, rule, values, *parts, bridge.text.h, circuit.task.name)
-    return CircuitEdit(bridge.dense, found if strength is None else replace(found, strength=strength))
+    wish = EditWish(
+        form,
+        direction,
+        nodes=tuple(nodes),
+        rule=rule or "move",
+        value=value,
+        strength=strength,
+        skip_special=skip_special,
+    )
+    bridge, grounds = circuit.bridge, Grounds(lambda: circuit.splits, lambda: circuit.bridge.text)
+    return CircuitEdit(bridge.dense, make_edit(circuit.circuit, bridge.pairing, grounds, wish))
 
 
 def load_edit(folder: str | Path, dense: DenseModel) -> CircuitEdit:
@@ -151,12 +138,3 @@ def load_edit(folder: str | Path, dense: DenseModel) -> CircuitEdit:
     found = load_paired(folder) if edit_form(folder) == "paired" else load_standing(folder)
     check_base_model(found.model_fingerprint, dense.stack, dense.name)
     return CircuitEdit(dense, found)
-
-
-def _kept(name: str, circuit: TaskCircuit) -> Node:
-    node = Node.parse(name)
-    if node not in circuit.nodes:
-        raise UserError(
-            f"node '{name}' is not in the circuit for '{circuit.task.name}'; its nodes are in circuit.nodes"
-        )
-    return node

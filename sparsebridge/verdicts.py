@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bridges.reports.circuit_graph import circuit_graph
+from bridges.jobs.judge import verdict_report
 from bridges.reports.page import render_artefact, render_page, write_report
 from bridges.validation.validate import validate_circuit
 from bridges.validation.verdict import Gate, Word, reason_of, word_of
@@ -43,9 +43,8 @@ class Verdict:
 
     def to_report(self) -> dict[str, object]:
         """The JSON that every page is drawn from; its keys are in docs/report.md."""
-        found, sparse = self.circuit, self.circuit.bridge.sparse
-        graph = circuit_graph(sparse, found.circuit, found.splits.held_out, found.bridge.artefact.tokenizer)
-        return {"verdict": self.word, "tasks": {found.task.name: {"details": dict(self.details), "circuit": graph}}}
+        found = self.circuit
+        return verdict_report(found.circuit, found.bridge.artefact, found.splits.held_out, self.word, self.details)
 
     def __repr__(self) -> str:
         passed = f"{len(self.gates) - len(self.failed)} of {len(self.gates)} gates passed"

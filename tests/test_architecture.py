@@ -20,8 +20,8 @@ ALLOWED: Mapping[str, set[str]] = {
 """Room → the rooms it may import, beside itself (docs/design.md)."""
 DOORS = {"sparsebridge.__main__": {"cli"}}
 """`python -m sparsebridge` is the command line."""
-SPARSE_ONLY = ("cli.sparse", "cli.task", "cli.corpus", "cli.circuit_compare", "cli.sweep", "cli.tuning")
-"""Commands on sparse models alone; of `bridges` they may draw with `bridges.reports`."""
+SPARSE_ONLY = ("cli.sparse", "cli.task", "cli.corpus", "cli.circuit", "cli.sweep", "cli.loading", "cli.tuning")
+"""Commands on sparse models alone; of `bridges` they may draw with `bridges.reports`, which reads JSON and draws circuits."""
 
 
 def _files(room: str) -> Iterator[tuple[str, Path]]:

@@ -84,7 +84,7 @@ def test_an_unknown_key_of_a_recipe_is_refused_by_name(cli: Callable[..., Any], 
 
 
 def test_the_bundled_recipe_reads_and_names_tasks_of_the_bundled_models() -> None:
-    from bridges.recipe import read_recipe
+    from bridges.jobs.recipe import read_recipe
     from sparse_model.tasks import find_task
 
     recipe = read_recipe(BUNDLED / "recipe.toml")

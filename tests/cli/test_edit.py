@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -220,9 +221,10 @@ def test_validation_exits_by_its_verdict_and_writes_its_report(
 def test_the_exit_code_says_whether_the_verdict_is_good_enough(
     word: str, accept: str, code: int, cli: Callable, bundled_circuit: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import cli.editing as editing
+    import bridges.jobs.judge as judging
 
-    monkeypatch.setattr(editing, "validate_one", lambda *_: {"task": "t", "verdict": {"word": word}})
+    found = SimpleNamespace(word=word, report={"task": "t", "verdict": {"word": word}})
+    monkeypatch.setattr(judging, "judge", lambda *_: found)
     ran = cli("edit", "validate", bundled_circuit, "--bridge", BRIDGE, "--accept", accept, "--json")
     assert ran.code == code
 

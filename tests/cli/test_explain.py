@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from accelerate.state import AcceleratorState
 
-from bridges.sizes import WholeJob, choose_sizes
-from bridges.whole_job import _claim, explain_model
+from bridges.jobs.sizes import WholeJob, choose_sizes
+from bridges.jobs.whole_job import _claim, explain_model
 from dense_adapters import DenseStack
 from foundation.errors import UserError
 from sparse_model.corpus.config import FolderConfig, TinyPythonConfig
@@ -104,8 +104,8 @@ def test_the_whole_job_ends_in_a_report_and_what_is_done_is_not_done_again(
         sizes = {"corpus": corpus, "sparse": shape, "prune": job.prune.model_copy(update=quick), "text_blocks": 4}
         return job.model_copy(update=sizes)
 
-    monkeypatch.setattr("bridges.whole_job.LEAST_ACCURACY", 0.0)
-    monkeypatch.setattr("bridges.whole_job.choose_sizes", few_steps)
+    monkeypatch.setattr("bridges.jobs.whole_job.LEAST_ACCURACY", 0.0)
+    monkeypatch.setattr("bridges.jobs.whole_job.choose_sizes", few_steps)
     out, said = tmp_path / "out", []
     source = TinyPythonConfig(kind="tinypython")
     AcceleratorState._reset_state(reset_partial_state=True)

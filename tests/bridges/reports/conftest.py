@@ -11,7 +11,7 @@ from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 from bridges.alignment import align
 from bridges.bridge import Bridge
 from bridges.evaluate import evaluate_bridge
-from bridges.explain import Explanation, dense_accuracy
+from bridges.jobs.explain import Explanation, dense_accuracy
 from bridges.reports.circuit_graph import circuit_graph
 from bridges.validation.isolation import ReferenceText
 from bridges.validation.validate import Validation, validate_circuit

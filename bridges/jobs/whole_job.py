@@ -1,7 +1,7 @@
 """From a dense model and a task to a report: corpus → bridge → circuit → verdict → report, each step resumable.
 
 own_text.jsonl   the task's training prompts, where it comes from a file
-settings.json    every size, chosen from the data (`bridges.sizes`) and written down; the same command goes on
+settings.json    every size, chosen from the data (`bridges.jobs.sizes`) and written down; the same command goes on
 corpus/          blocks in the dense model's tokens
 bridge/          the sparse model and the bridges
 circuit/         the circuit, with its task
@@ -16,17 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from bridges.artefact import load_bridge
-from bridges.explain import dense_accuracy, explain
-from bridges.reports.circuit_graph import circuit_graph
+from bridges.jobs.explain import dense_accuracy, explain
+from bridges.jobs.explained_report import explained_report
+from bridges.jobs.sizes import WholeJob, choose_sizes
 from bridges.reports.page import REPORT, write_report
-from bridges.sizes import WholeJob, choose_sizes
 from bridges.training import train_bridge
 from bridges.validation.isolation import ReferenceText
 from bridges.validation.specificity import check_draws
 from dense_adapters import DenseStack, load_stack
 from foundation.artefacts import read_json, write_json
 from foundation.errors import UserError
-from foundation.versions import versions
 from sparse_model.circuits.ablation import ablation_values
 from sparse_model.corpus.build import build_corpus
 from sparse_model.corpus.config import AnySource
@@ -117,23 +116,9 @@ def explain_model(
     circuit = replace(circuit, metrics={**circuit.metrics, "evaluation": explanation.evaluation.to_json()})
     circuit.save(out / "circuit", overwrite=True)
     keep_task(task, out / "circuit")
-    found = explanation.to_json()
-    graph = circuit_graph(artefact.sparse, circuit, explanation.held_out, tokenizer)
-    first = next(iter(evaluation.values()))
-    report = {
-        "verdict": found["verdict"],
-        "seconds": time.perf_counter() - start,
-        "density": first["density"],
-        **{key: first[key]["value"] for key in ("ce_dense", "ce_sparse", "kl_dense_sparse")},
-        "tasks": {chosen.name: {**found, "circuit": graph}},
-        "evaluation": evaluation,
-        "models": {
-            "dense": {"name": dense, "fingerprint": stack.fingerprint},
-            "sparse": {"fingerprint": artefact.description["sparse_fingerprint"]},
-        },
-        "settings": job.to_json(),
-        "versions": versions(),
-    }
+    report = explained_report(
+        [replace(explanation, circuit=circuit)], artefact, dense, evaluation, job.to_json(), start
+    )
     write_report(out / "report", report)
     return read_json(out / "report", REPORT, "report")
 

@@ -1,0 +1,77 @@
+"""An edit of reads as an ordinary Hugging Face checkpoint: its nodes' directions in the weights."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor
+
+from bridges.edits.mapping import check_base_model
+from bridges.edits.paired_artefact import PairedEdit, load_paired
+from dense_adapters import AddBias, DenseStack, RemoveDirection, bake, load_dense, load_stack
+from foundation.artefacts import atomic_folder
+from foundation.errors import UserError
+
+How = Literal["remove", "add"]
+
+
+@dataclass(frozen=True)
+class Baking:
+    """What is done to the weights along the nodes' directions."""
+
+    how: How = "remove"
+    amount: float = 1.0
+    """remove: share of the component (1 all); add: length along the unit direction"""
+    nodes: tuple[str, ...] = ()
+    """only these of the edit; empty: all"""
+
+
+@dataclass(frozen=True)
+class Baked:
+    """What was written."""
+
+    nodes: tuple[str, ...]
+    before: str
+    """the model's fingerprint"""
+    after: str
+    """the checkpoint's"""
+
+
+def bake_edit(
+    folder: Path, dense: str, out: Path, baking: Baking, overwrite: bool = False, device: str = "cpu"
+) -> Baked:
+    """Write a checkpoint with the read directions of an edit's nodes removed, or a bias along them added.
+
+    Raises:
+        UserError: the edit is not of reads, a node is not in it, it is of another model, or `out` exists.
+        AttachError: the weights cannot be baked.
+    """
+    if out.exists() and not overwrite:
+        raise UserError(f"{out}: already exists; choose another --out or pass --overwrite")
+    edit = load_paired(folder)
+    chosen = _chosen(folder, edit, baking.nodes)
+    stack, tokenizer = load_stack(dense, device)
+    check_base_model(edit.model_fingerprint, stack, dense)
+    kind = RemoveDirection if baking.how == "remove" else AddBias
+    with atomic_folder(out, overwrite) as temporary:
+        changes = tuple(kind(site, row, baking.amount) for site, row in chosen.values())
+        bake(stack, changes, temporary / "baked", tokenizer)
+        for part in (temporary / "baked").iterdir():
+            part.rename(temporary / part.name)
+        (temporary / "baked").rmdir()
+    after = DenseStack(load_dense(str(out), device=device)[0]).fingerprint
+    return Baked(tuple(chosen), stack.fingerprint, after)
+
+
+def _chosen(folder: Path, edit: PairedEdit, nodes: Sequence[str]) -> dict[str, tuple[int, Tensor]]:
+    """Node → dense site and read direction [D]."""
+    if any(site.kind != "read" for site in edit.sites):
+        raise UserError(f"{folder}: edits the residual stream, which no weight reads alone; bake an edit of read nodes")
+    known = {
+        name: (site.dense_site, row) for site in edit.sites for name, row in zip(site.nodes, site.decoder, strict=True)
+    }
+    for name in nodes:
+        if name not in known:
+            raise UserError(f"node '{name}' is not in {folder}; it has {', '.join(known)}")
+    return {name: known[name] for name in nodes or known}

@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from bridges.alignment import SiteAlignment
 from bridges.bridge import Bridge
-from bridges.massive import after_first
+from bridges.massive import after_first, mean_rms
 from bridges.protocol import ResidualStack, residual_sites
 from foundation.artefacts import (
     Description,
@@ -189,7 +189,7 @@ def dense_rms(
 
 
 def _mean_rms(h: Float[Tensor, "B T W"], skip_first: bool) -> Float[Tensor, ""]:
-    return (after_first(h) if skip_first else h).float().square().mean(-1).sqrt().mean()
+    return mean_rms(after_first(h) if skip_first else h)
 
 
 @torch.no_grad()

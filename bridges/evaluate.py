@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from bridges.bridge import Bridge
 from bridges.losses import kl_per_token
-from bridges.massive import first_over_rest, massive_channels, nmse_three_ways
+from bridges.massive import after_first, first_over_rest, massive_channels, mean_rms, nmse_three_ways
 from bridges.mixed_paths import MixedPath, follow
 from bridges.objective import run_tails
 from bridges.protocol import ResidualStack, residual_sites
@@ -36,9 +36,11 @@ class BridgeEvaluation:
 
     def to_json(self) -> dict[str, Any]:
         """`ce_dense`, `ce_sparse`, `kl_dense_sparse`, `kl_mixed_paths`, `kl_unigram` (each value, low, high),
-        `density`, `tokens`, `unmet_sparse_sites` (which meet no dense one), and per site `nmse_encoder` and `nmse_decoder`, the
-        same after the first position (`…_later`) and there in ordinary channels (`…_ordinary`), `massive_channels` of the dense
-        stream, `first_over_rest` (its RMS at the first position over the others'), `kl_dense_to_sparse`, `kl_sparse_to_dense`."""
+        `density`, `tokens`, `unmet_sparse_sites` (which meet no dense one), and per site `nmse_encoder`, `nmse_decoder`,
+        `rms_dense` (RMS of the dense stream over channels, averaged over tokens: its unit), `kl_dense_to_sparse` and
+        `kl_sparse_to_dense`, all of these and `kl_dense_sparse` also after the first position (`…_later`), NMSEs there in
+        ordinary channels too (`…_ordinary`), `massive_channels` of the dense stream, `first_over_rest` (its RMS at the first
+        position over the others')."""
         return {**self.overall, "sites": self.sites}
 
 
@@ -110,8 +112,13 @@ def _one_batch(
     logits_sparse, logits_dense = walks[0].unembed(h_sparse[-1]), walks[1].unembed(h_dense[-1])
     target = F.log_softmax(logits_dense.float(), dim=-1)
 
+    def kl_both(logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Per sequence, over all positions and after the first."""
+        each = kl_per_token(target, logits)
+        return each.mean(-1), after_first(each[..., None])[..., 0].mean(-1)
+
     def kl(logits: Tensor) -> Tensor:
-        return kl_per_token(target, logits).mean(-1)
+        return kl_both(logits)[0]
 
     def cross_entropy(logits: Tensor) -> Tensor:
         return F.cross_entropy(logits[:, :-1].transpose(1, 2).float(), tokens[:, 1:], reduction="none").mean(-1)
@@ -119,7 +126,7 @@ def _one_batch(
     overall = {
         "ce_dense": cross_entropy(logits_dense),
         "ce_sparse": cross_entropy(logits_sparse),
-        "kl_dense_sparse": kl(logits_sparse),
+        **dict(zip(("kl_dense_sparse", "kl_dense_sparse_later"), kl_both(logits_sparse), strict=True)),
         "kl_unigram": kl(unigram.expand_as(target)),
     }
     mixed = []
@@ -133,8 +140,8 @@ def _one_batch(
     figures = []
     for j, site in enumerate(sites):
         encoded, decoded = bridge.encode(j, h_dense[site.dense]), bridge.decode(j, h_sparse[site.sparse])
-        into_sparse = walks[0].unembed(run_tails(sparse, walks[0], {site.sparse: encoded}))
-        into_dense = walks[1].unembed(run_tails(dense, walks[1], {site.dense: decoded}))
+        into_sparse = kl_both(walks[0].unembed(run_tails(sparse, walks[0], {site.sparse: encoded})))
+        into_dense = kl_both(walks[1].unembed(run_tails(dense, walks[1], {site.dense: decoded})))
         encoder = nmse_three_ways(encoded, h_sparse[site.sparse], massive[j][0])
         decoder = nmse_three_ways(decoded, h_dense[site.dense], massive[j][1])
         figures.append(
@@ -142,8 +149,12 @@ def _one_batch(
                 **{f"nmse_encoder{which}": value for which, value in encoder.items()},
                 **{f"nmse_decoder{which}": value for which, value in decoder.items()},
                 "first_over_rest": first_over_rest(h_dense[site.dense]),
-                "kl_dense_to_sparse": kl(into_sparse).mean().item(),
-                "kl_sparse_to_dense": kl(into_dense).mean().item(),
+                "rms_dense": mean_rms(h_dense[site.dense]).item(),
+                "rms_dense_later": mean_rms(after_first(h_dense[site.dense])).item(),
+                "kl_dense_to_sparse": into_sparse[0].mean().item(),
+                "kl_dense_to_sparse_later": into_sparse[1].mean().item(),
+                "kl_sparse_to_dense": into_dense[0].mean().item(),
+                "kl_sparse_to_dense_later": into_dense[1].mean().item(),
             }
         )
     return overall, figures

@@ -38,6 +38,11 @@ def first_over_rest(h: Float[Tensor, "B T W"]) -> float:
     return float(first / rest.clamp(min=1e-12))
 
 
+def mean_rms(h: Float[Tensor, "B T W"]) -> Float[Tensor, ""]:
+    """RMS of a stream over channels, averaged over tokens: the unit a bridge is trained in."""
+    return h.float().square().mean(-1).sqrt().mean()
+
+
 def nmse_three_ways(
     prediction: Float[Tensor, "B T W"], target: Float[Tensor, "B T W"], massive: Bool[Tensor, " W"]
 ) -> Mapping[str, float]:

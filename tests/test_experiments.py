@@ -1,6 +1,8 @@
 """The experiments of the documents run from end to end on a small scale, resume, and write figures that follow from runs."""
 
 import importlib.util
+import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -109,3 +111,31 @@ def test_the_variants_of_the_ablation_differ_in_what_they_name_alone_and_its_tab
     assert all(f"| {number} |" in line for number, line in zip(edges, text.splitlines()[2:5], strict=True))
     monkeypatch.setattr("sparse_model.studies.arms.train_sparse", None)  # done runs are read
     assert example.run(data, tmp_path) == result
+
+
+def test_the_texts_of_the_real_models_page_are_compared_token_by_token() -> None:
+    import torch
+
+    from bridges.edits.readout import Readout
+    from bridges.edits.rules import Add
+    from bridges.edits.standing import StandingEdit, StandingSite
+    from cli.demo import BUNDLED
+    from dense_adapters import LeftOut, load_stack
+
+    spec = importlib.util.spec_from_file_location("smollm_generation", EXAMPLES / "smollm_generation.py")
+    example = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = example  # where a dataclass looks its module up
+    spec.loader.exec_module(example)
+    stack, tokenizer = load_stack(str(BUNDLED / "dense"))
+    rows = torch.randn(2, stack.d_model, generator=torch.Generator().manual_seed(0))
+    site = StandingSite(2, ("a", "b"), Readout(rows, torch.zeros(2)), rows, Add(torch.tensor([1.0, -1.0])))
+    edit = StandingEdit("t", "adds", stack.fingerprint, (site,), left_out=LeftOut.special(tokenizer))
+    prompts = example.task_prompts(tokenizer, "closing_quote", 2)
+    assert [text.count("'") % 2 for text, _ in prompts] == [1, 1, 0, 0]
+    found = example.run(stack, tokenizer, edit, prompts, 6)
+    assert len(found) == 8
+    assert all(text.agree for text in found)
+    told = example.page(found, tokenizer, edit, "Settings.")
+    assert "the same tokens in 8 of 8 continuations" in told
+    assert not example.page([replace(text, batched=[]) for text in found], tokenizer, edit, "").count("8 of 8")
+    assert any(a.cached != b.cached for a, b in zip(found[:4], found[4:], strict=True))

@@ -10,16 +10,22 @@ OVERALL = (
     ("ce_dense", "cross-entropy of the dense model", ""),
     ("ce_sparse", "cross-entropy of the sparse model", ""),
     ("kl_dense_sparse", "KL(dense ‖ sparse)", "how far the sparse model's predictions are from the dense one's"),
+    ("kl_dense_sparse_later", "… after the first position", "which is a sink in many pretrained models"),
     ("kl_mixed_paths", "KL on random mixed paths", "crossing between the models at random sites"),
     ("kl_unigram", "KL of unigram frequencies", "yardstick: a model that only knows how frequent tokens are"),
 )
 SITES = (
     ("nmse_encoder", "encoder NMSE"),
+    ("nmse_encoder_later", "… after the first position"),
     ("nmse_decoder", "decoder NMSE"),
     ("nmse_decoder_later", "… after the first position"),
     ("nmse_decoder_ordinary", "… in ordinary channels"),
     ("kl_dense_to_sparse", "KL crossing dense → sparse"),
+    ("kl_dense_to_sparse_later", "… after the first position"),
     ("kl_sparse_to_dense", "KL crossing sparse → dense"),
+    ("kl_sparse_to_dense_later", "… after the first position"),
+    ("rms_dense", "RMS of the dense stream"),
+    ("rms_dense_later", "… after the first position"),
 )
 
 

@@ -107,6 +107,31 @@ def test_an_evaluation_reports_every_nmse_three_ways_and_names_sites_that_meet_n
         assert site["nmse_decoder_later"] != site["nmse_decoder"]
 
 
+def test_an_evaluation_reports_unit_and_kl_with_and_without_the_first_position(
+    pair: Callable, blocks: np.ndarray
+) -> None:
+    sparse, dense, bridge = pair()
+    found = evaluate_bridge(sparse, dense, bridge, blocks[:4], mixed_paths=0).to_json()
+    tokens = torch.from_numpy(blocks[:4].astype("int64"))
+    with torch.no_grad():
+        h = residual_sites(dense, dense.walk(tokens))
+        target = dense.model(tokens).logits.log_softmax(-1)
+
+        def kl(logits: torch.Tensor) -> torch.Tensor:
+            return (target.exp() * (target - logits.log_softmax(-1))).sum(-1)
+
+        whole = kl(sparse(tokens).logits)
+        last = kl(sparse.walk(tokens).unembed(bridge.encode(len(h) - 1, h[-1])))
+    for name, each in (("kl_dense_sparse", whole), ("kl_dense_sparse_later", whole[:, 1:])):
+        assert found[name]["value"] == pytest.approx(each.mean().item(), rel=1e-3)
+    site = found["sites"][-1]
+    for which, start in (("", 0), ("_later", 1)):
+        rms = h[-1][:, start:].pow(2).mean(-1).sqrt().mean()
+        assert site[f"rms_dense{which}"] == pytest.approx(rms.item(), rel=1e-4)
+        assert site[f"kl_dense_to_sparse{which}"] == pytest.approx(last[:, start:].mean().item(), rel=1e-3)
+    assert site["rms_dense"] != site["rms_dense_later"]
+
+
 def test_the_bundled_recipe_says_how_its_models_were_made_where_defaults_have_changed_since() -> None:
     import tomllib
 

@@ -197,7 +197,7 @@ def whole_run(dense: Any, sizes: Sizes, device: str) -> dict[str, float]:
     from transformers import AutoTokenizer
 
     from bridges.config import BridgeConfig
-    from bridges.training import train_bridge
+    from bridges.training import BridgeSettings, BridgeText, train_bridge
     from dense_adapters import DenseStack
     from sparse_model.training.config import TrainConfig
     from sparse_model.transformer.shape import SparseShape
@@ -213,8 +213,8 @@ def whole_run(dense: Any, sizes: Sizes, device: str) -> dict[str, float]:
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         description = train_bridge(
-            stack, "shape", tokenizer, blocks, {"random": blocks[:8]}, Path(folder) / "bridge", train,
-            BridgeConfig(crossings=1), shape, device=device,
+            stack, "shape", tokenizer, BridgeText(blocks, {"random": blocks[:8]}), Path(folder) / "bridge",
+            BridgeSettings(train, BridgeConfig(crossings=1), shape), device=device,
         )  # fmt: skip
     kl = description["evaluation"]["random"]["kl_dense_sparse"]["value"]
     return {"seconds": time.perf_counter() - started, "finite": float(np.isfinite(kl))}

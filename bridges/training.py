@@ -1,6 +1,8 @@
 """Training a sparse model with bridges to a dense one: from a loaded model and a corpus to a bridge artefact."""
 
+from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from bridges.objective import BridgedObjective
 from dense_adapters import DenseStack
 from dense_adapters.half_precision import half_matrices
 from foundation.errors import UserError
+from sparse_model.corpus.corpus import Corpus
 from sparse_model.training.batches import Batches
 from sparse_model.training.config import TrainConfig
 from sparse_model.training.run import train_artefact
@@ -28,29 +31,54 @@ REFERENCE_BLOCKS = 16
 """Blocks over which the RMS ratios are averaged."""
 
 
+@dataclass(frozen=True)
+class BridgeSettings:
+    """Everything that is chosen about a run."""
+
+    train: TrainConfig
+    bridge: BridgeConfig
+    shape: SparseShape
+
+
+@dataclass(frozen=True)
+class BridgeText:
+    """Token blocks [N, T] in the dense model's vocabulary."""
+
+    train: NDArray[Any]
+    held_out: Mapping[str, NDArray[Any]]
+    """by name; what the result is evaluated on"""
+    validation: Validation | None = None
+    """other text, for the validation curve and the best checkpoint"""
+
+    @classmethod
+    def of(cls, corpus: Corpus, evaluate_blocks: int) -> "BridgeText":
+        """The text of a corpus.
+
+        Args:
+            evaluate_blocks: held-out blocks per source.
+        """
+        held_out = {name: blocks[:evaluate_blocks] for name, blocks in corpus.held_out.items()}
+        return cls(corpus.train, held_out, Validation.of(corpus))
+
+
 def train_bridge(
     dense: DenseStack,
     dense_name: str,
     tokenizer: PreTrainedTokenizerBase,
-    train_blocks: NDArray[Any],
-    held_out: dict[str, NDArray[Any]],
+    text: BridgeText,
     out: Path,
-    train: TrainConfig,
-    bridge_config: BridgeConfig,
-    shape: SparseShape,
+    settings: BridgeSettings,
     overwrite: bool = False,
     device: str = "cpu",
-    validation: Validation | None = None,
 ) -> dict[str, Any]:
     """Train, evaluate on every held-out text, write the artefact to `out`; returns its description.
 
     Of several processes the first evaluates and writes; to the others the description is empty.
 
-    Args:
-        train_blocks: token blocks [N, T] in the dense model's vocabulary.
-        held_out: named blocks [N, T] to evaluate on.
-        validation: text for the validation curve and the best checkpoint, other than `held_out`.
+    Raises:
+        UserError: `out` holds something else, or the precisions do not go together.
     """
+    train, bridge_config, shape, train_blocks = settings.train, settings.bridge, settings.shape, text.train
     torch.manual_seed(train.seed)
     document_token = shape.document_token(tokenizer.bos_token_id, bridged=True)
     sparse = SparseTransformer(shape.config(dense.vocab_size, train_blocks.shape[1], document_token)).to(device)
@@ -76,12 +104,12 @@ def train_bridge(
         measure_rms_ratio(sparse, dense, bridge, reference, device, skip_first)
         evaluation = {
             name: evaluate_bridge(sparse, dense, bridge, blocks, device=device).to_json()
-            for name, blocks in held_out.items()
+            for name, blocks in text.held_out.items()
         }
         description.update({"dense": identity["dense"], "config": bridge_config.to_json(), "evaluation": evaluation})
         save_bridge(folder, bridge, sparse, tokenizer, description)
 
     batches = Batches(train_blocks, train.batch_size, train.seed)
     with half_matrices(dense.model) if half else nullcontext(lambda: None) as restore:
-        train_artefact(out, objective, batches, train, identity, write, overwrite, validation, kind="bridge")
+        train_artefact(out, objective, batches, train, identity, write, overwrite, text.validation, kind="bridge")
     return description

@@ -45,29 +45,15 @@ def train(
 
     Example: sparsebridge bridge train runs/dense --corpus runs/corpus --out runs/bridge --density 0.05 --steps 3000
     """
-    from bridges.training import train_bridge
+    from bridges.training import BridgeSettings, BridgeText, train_bridge
     from dense_adapters import load_stack
     from sparse_model.corpus.corpus import Corpus
-    from sparse_model.training.validation import Validation
 
     data = Corpus.load(corpus)
     stack, tokenizer = load_stack(model, check_device(device))
     data.check_tokenizer(tokenizer)
-    held_out = {name: blocks[:evaluate_blocks] for name, blocks in data.held_out.items()}
-    description = train_bridge(
-        stack,
-        model,
-        tokenizer,
-        data.train,
-        held_out,
-        out,
-        train,
-        bridge,
-        sparse,
-        overwrite,
-        device,
-        Validation.of(data),
-    )
+    text, settings = BridgeText.of(data, evaluate_blocks), BridgeSettings(train, bridge, sparse)
+    description = train_bridge(stack, model, tokenizer, text, out, settings, overwrite, device)
     say(f"bridge written to {out}")
     show(description.get("evaluation", {}), as_json)  # evaluated by the first process alone
 

@@ -115,13 +115,13 @@ def tune(
     Example: sparsebridge circuit tune runs/bridge --task for_while --task closing_quote --trials 30
     """
     from cli.loading import load_sparse, load_tokenizer
-    from cli.tuning import run_study, show_study
+    from cli.tuning import StudyRun, run_study, show_study
     from sparse_model.corpus.reference_text import reference_blocks
 
     sparse, tokenizer = load_sparse(model, check_device(device)), load_tokenizer(model)
     sparse.requires_grad_(False)
     text = reference_blocks(tokenizer, "train", blocks, sparse.config.block_size, corpus)
-    found = run_study(sparse, tokenizer, text, prune, task, study, storage, trials, evaluate_pairs, device)
+    found = run_study(sparse, tokenizer, text, prune, task, StudyRun(study, storage, trials, evaluate_pairs))
     show_study(found, prune, as_json)
 
 

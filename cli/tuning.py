@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,25 +23,35 @@ from sparse_model.tasks.token_pairs import tokenise_pairs
 from sparse_model.transformer.model import SparseTransformer
 
 
+@dataclass(frozen=True)
+class StudyRun:
+    """A study and what one worker adds to it."""
+
+    name: str
+    storage: str
+    """Optuna storage URL"""
+    trials: int
+    """0: none, the study is only opened"""
+    pairs: int
+    """to decide on, and as many fresh ones"""
+
+
 def run_study(
     model: SparseTransformer,
     tokenizer: PreTrainedTokenizerBase,
     text: NDArray[np.integer],
     config: PruneConfig,
     tasks: Sequence[str],
-    name: str,
-    storage: str,
-    trials: int,
-    pairs: int,
-    device: str,
+    run: StudyRun,
 ) -> optuna.Study:
     """Open the study and add this worker's trials, saying each on stderr.
 
     Args:
         text: blocks [N, T] the ablation means are taken over.
-        pairs: to decide on, and as many fresh ones.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+    device, pairs = str(model.device), run.pairs
 
     def splits(task: Task) -> TuningTask:
         decided = tokenise_pairs(task, tokenizer, 2 * pairs, "validation", config.seed).to(device)
@@ -49,10 +60,10 @@ def run_study(
         return TuningTask(train, decided.select(slice(0, pairs)), decided.select(slice(pairs, 2 * pairs)))
 
     prepared = {task.name: splits(task) for task in map(find_task, tasks)}
-    study = open_study(name, storage, about_trials(model, prepared, text), config)
-    if trials:
+    study = open_study(run.name, run.storage, about_trials(model, prepared, text), config)
+    if run.trials:
         values = ablation_values(model, text, config.ablation)
-        tune(model, list(prepared.values()), values, config, study, trials, _say_trial)
+        tune(model, list(prepared.values()), values, config, study, run.trials, _say_trial)
     return study
 
 

@@ -14,6 +14,7 @@ from bridges.artefact import BridgeArtefact
 from bridges.config import BridgeConfig
 from bridges.evaluate import BridgeEvaluation, evaluate_bridge
 from bridges.pairing import Pairing, load_pairing
+from bridges.training import BridgeSettings, BridgeText
 from bridges.training import train_bridge as train
 from bridges.validation.isolation import ReferenceText
 from sparse_model.circuits.ablation import AblationKind, ablation_values
@@ -24,7 +25,6 @@ from sparse_model.corpus.reference_text import reference_blocks
 from sparse_model.tasks.check import TaskCheck, check_task
 from sparse_model.tasks.task import Task
 from sparse_model.training.config import TrainConfig
-from sparse_model.training.validation import Validation
 from sparse_model.transformer.model import SparseTransformer
 from sparse_model.transformer.shape import SparseShape
 from sparsebridge.dense import DenseModel
@@ -189,18 +189,7 @@ def train_bridge(
     """
     data = corpus if isinstance(corpus, Corpus) else Corpus.load(corpus)
     data.check_tokenizer(dense.tokenizer)
-    held_out = {name: blocks[:evaluate_blocks] for name, blocks in data.held_out.items()}
-    train(
-        dense.stack,
-        dense.name,
-        dense.tokenizer,
-        data.train,
-        held_out,
-        Path(out),
-        training or TrainConfig(),
-        config or BridgeConfig(),
-        shape or SparseShape(),
-        device=str(dense.model.device),
-        validation=Validation.of(data),
-    )
-    return load_bridge(out, dense.name, data.folder, str(dense.model.device))
+    settings = BridgeSettings(training or TrainConfig(), config or BridgeConfig(), shape or SparseShape())
+    text, device = BridgeText.of(data, evaluate_blocks), str(dense.model.device)
+    train(dense.stack, dense.name, dense.tokenizer, text, Path(out), settings, device=device)
+    return load_bridge(out, dense.name, data.folder, device)

@@ -22,6 +22,8 @@ DOORS = {"sparsebridge.__main__": {"cli"}}
 """`python -m sparsebridge` is the command line."""
 SPARSE_ONLY = ("cli.sparse", "cli.task", "cli.corpus", "cli.circuit", "cli.sweep", "cli.loading", "cli.tuning")
 """Commands on sparse models alone; of `bridges` they may draw with `bridges.reports`, which reads JSON and draws circuits."""
+MOST_ARGUMENTS = 10
+"""Of a function that is no command; more of them are a record."""
 
 
 def _files(room: str) -> Iterator[tuple[str, Path]]:
@@ -112,6 +114,25 @@ def test_commands_on_sparse_models_alone_import_no_bridges(module: str) -> None:
     assert (
         sorted(name for name in reached if name.startswith("bridges.") and not name.startswith("bridges.reports")) == []
     )
+
+
+def _long_signatures(source: str) -> list[str]:
+    """Functions with too many arguments, commands left out: theirs are options."""
+    return [
+        node.name
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef)
+        and len(node.args.args) + len(node.args.kwonlyargs) > MOST_ARGUMENTS
+        and not (node.decorator_list or "typer." in ast.unparse(node.args))
+    ]
+
+
+@pytest.mark.parametrize("room", ALLOWED)
+def test_no_function_takes_more_arguments_than_a_reader_can_hold(room: str) -> None:
+    found = {name: _long_signatures(path.read_text("utf-8")) for name, path in _files(room)}
+    assert {name: long for name, long in found.items() if long} == {}
+    many = ", ".join(f"a{n}" for n in range(MOST_ARGUMENTS + 1))
+    assert _long_signatures(f"def f({many}): ...") == ["f"]
 
 
 def test_every_room_stands_in_the_table_of_the_design() -> None:

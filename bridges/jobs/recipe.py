@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pydantic import Field
 
 from bridges.config import BridgeConfig
-from bridges.training import train_bridge
+from bridges.training import BridgeSettings, BridgeText, train_bridge
 from dense_adapters import DenseStack, load_dense
 from foundation.errors import UserError
 from foundation.settings import Settings
@@ -101,18 +100,7 @@ def make_models(recipe: Recipe, folder: Path, device: str = "cpu") -> Models:
         )
     if not (folder / "bridge").exists():
         model, tokenizer = load_dense(folder / "dense", device=device)
-        held_out = {name: np.asarray(blocks[:EVALUATION_BLOCKS]) for name, blocks in data.held_out.items()}
-        train_bridge(
-            DenseStack(model),
-            "dense",
-            tokenizer,
-            data.train,
-            held_out,
-            folder / "bridge",
-            recipe.bridge_train,
-            recipe.bridge,
-            recipe.sparse,
-            device=device,
-            validation=Validation.of(data),
-        )
+        text = BridgeText.of(data, EVALUATION_BLOCKS)
+        settings = BridgeSettings(recipe.bridge_train, recipe.bridge, recipe.sparse)
+        train_bridge(DenseStack(model), "dense", tokenizer, text, folder / "bridge", settings, device=device)
     return Models(folder / "dense", folder / "bridge")

@@ -12,7 +12,6 @@ from itertools import islice
 from pathlib import Path
 
 from pydantic import Field
-from transformers import PreTrainedTokenizerBase
 
 from bridges.config import BridgeConfig
 from dense_adapters import DenseStack
@@ -50,7 +49,6 @@ class WholeJob(Settings):
 def choose_sizes(
     dense: str,
     stack: DenseStack,
-    tokenizer: PreTrainedTokenizerBase,
     task: str,
     splits: Splits,
     sources: tuple[AnySource, ...],

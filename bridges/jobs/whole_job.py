@@ -20,7 +20,7 @@ from bridges.jobs.explain import dense_accuracy, explain
 from bridges.jobs.explained_report import explained_report
 from bridges.jobs.sizes import WholeJob, choose_sizes
 from bridges.reports.page import REPORT, write_report
-from bridges.training import train_bridge
+from bridges.training import BridgeSettings, BridgeText, train_bridge
 from bridges.validation.isolation import ReferenceText
 from bridges.validation.specificity import check_draws
 from dense_adapters import DenseStack, load_stack
@@ -33,7 +33,6 @@ from sparse_model.corpus.corpus import Corpus
 from sparse_model.corpus.reference_text import reference_blocks
 from sparse_model.tasks.registry import find_task, keep_task
 from sparse_model.tasks.splits import Splits, shortfall, task_splits
-from sparse_model.training.validation import Validation
 
 PAIRS, EVALUATE_PAIRS = 256, 64
 """Pairs asked for: to fit on, and to choose on and to report on."""
@@ -74,26 +73,15 @@ def explain_model(
     short = shortfall(splits, PAIRS, EVALUATE_PAIRS)
     say(f"task {chosen.name}: {short or f'{PAIRS} pairs to fit on, {EVALUATE_PAIRS} held out'}")
     own_text = _write_own_text(splits, out) if chosen.is_finite else None
-    job = choose_sizes(dense, stack, tokenizer, task, splits, sources, own_text, steps, draws, seed)
+    job = choose_sizes(dense, stack, task, splits, sources, own_text, steps, draws, seed)
     _claim(out, job)
     say(_sizes(job))
 
     data = Corpus.load(out / "corpus") if (out / "corpus").exists() else build_corpus(job.corpus, out / "corpus")
     say(f"corpus: {data.description['train']['tokens']:,} tokens of {', '.join(data.description['sources'])}")
     if not (out / "bridge").exists():
-        held_out = {name: blocks[:EVALUATION_BLOCKS] for name, blocks in data.held_out.items()}
-        shape = job.train, job.bridge, job.sparse
-        train_bridge(
-            stack,
-            dense,
-            tokenizer,
-            data.train,
-            held_out,
-            out / "bridge",
-            *shape,
-            device=device,
-            validation=Validation.of(data),
-        )
+        settings, text = BridgeSettings(job.train, job.bridge, job.sparse), BridgeText.of(data, EVALUATION_BLOCKS)
+        train_bridge(stack, dense, tokenizer, text, out / "bridge", settings, device=device)
     artefact = load_bridge(out / "bridge", device)
     artefact.check_dense(stack.fingerprint, dense)
     evaluation = artefact.description["evaluation"]
@@ -107,9 +95,9 @@ def explain_model(
         reference_blocks(tokenizer, split, job.text_blocks, length, out / "corpus") for split in ("train", "held_out")
     ]
     values = ablation_values(artefact.sparse, blocks[0], job.prune.ablation)
-    text = ReferenceText(stack, blocks[1], device)
+    held_out = ReferenceText(stack, blocks[1], device)
     try:
-        explanation = explain(chosen, artefact, stack, values, text, job.prune, EVALUATE_PAIRS, job.draws, seed)
+        explanation = explain(chosen, artefact, stack, values, held_out, job.prune, EVALUATE_PAIRS, job.draws, seed)
     except UserError as error:
         raise UserError(f"{error}; or train longer: --steps {2 * job.train.steps} with another --out") from None
     circuit = explanation.circuit

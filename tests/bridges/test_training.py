@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from bridges.artefact import load_bridge
 from bridges.config import BridgeConfig
-from bridges.training import train_bridge
+from bridges.training import BridgeSettings, BridgeText, train_bridge
 from dense_adapters import DenseStack
 from foundation.errors import UserError
 from sparse_model.training.config import TrainConfig
@@ -43,8 +43,9 @@ def train(folder: Path, tokenizer: PreTrainedTokenizerFast, bridge: BridgeConfig
     V = len(tokenizer)
     blocks = np.random.default_rng(0).integers(0, V, (32, 12)).astype(np.uint16)
     return train_bridge(
-        DenseStack(grouped_llama(V)), "tiny", tokenizer, blocks, {"text": blocks[:6]}, folder,
-        SETTINGS.model_copy(update=changes), bridge, SHAPE, validation=Validation({"text": blocks[:4]}),
+        DenseStack(grouped_llama(V)), "tiny", tokenizer,
+        BridgeText(blocks, {"text": blocks[:6]}, Validation({"text": blocks[:4]})),
+        folder, BridgeSettings(SETTINGS.model_copy(update=changes), bridge, SHAPE),
     )  # fmt: skip
 
 

@@ -41,16 +41,14 @@ def stack(tiny_gpt2: Callable) -> DenseStack:
 
 
 def test_sizes_follow_the_text_the_task_and_the_model(
-    tmp_path: Path, pairs: Path, splits: Splits, stack: DenseStack, tokenizer: object
+    tmp_path: Path, pairs: Path, splits: Splits, stack: DenseStack
 ) -> None:
     (tmp_path / "texts").mkdir()
     for number in range(40):
         (tmp_path / "texts" / f"{number}.txt").write_text("word " * 2000)
     few = FolderConfig(kind="folder", path=str(tmp_path / "texts"))
-    small = choose_sizes("dense", stack, tokenizer, str(pairs), splits, (few,), pairs)
-    large = choose_sizes(
-        "dense", stack, tokenizer, str(pairs), splits, (few, TinyPythonConfig(kind="tinypython")), None
-    )
+    small = choose_sizes("dense", stack, str(pairs), splits, (few,), pairs)
+    large = choose_sizes("dense", stack, str(pairs), splits, (few, TinyPythonConfig(kind="tinypython")), None)
     assert small.corpus.train_tokens < large.corpus.train_tokens
     assert small.train.steps <= large.train.steps
     assert [source.kind for source in small.corpus.sources] == ["folder", "jsonl"]
@@ -59,21 +57,19 @@ def test_sizes_follow_the_text_the_task_and_the_model(
     assert small.corpus.block_length <= 64
     assert small.prune.pairs == 30
     assert small.pairs == {"train": 30, "validation": 15, "held_out": 15}
-    assert choose_sizes("dense", stack, tokenizer, str(pairs), splits, (few,), pairs, steps=7).train.steps == 7
+    assert choose_sizes("dense", stack, str(pairs), splits, (few,), pairs, steps=7).train.steps == 7
 
 
 def test_prompts_longer_than_the_model_reads_are_refused(
-    pairs: Path, splits: Splits, stack: DenseStack, tokenizer: object, monkeypatch: pytest.MonkeyPatch
+    pairs: Path, splits: Splits, stack: DenseStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stack.model.config, "n_positions", 4)  # what GPT-2 calls it
     with pytest.raises(UserError, match="reads 4; shorten the prompts"):
-        choose_sizes("dense", stack, tokenizer, str(pairs), splits, (), None)
+        choose_sizes("dense", stack, str(pairs), splits, (), None)
 
 
-def test_a_folder_belongs_to_one_job(
-    tmp_path: Path, pairs: Path, splits: Splits, stack: DenseStack, tokenizer: object
-) -> None:
-    job = choose_sizes("dense", stack, tokenizer, str(pairs), splits, (TinyPythonConfig(kind="tinypython"),), None)
+def test_a_folder_belongs_to_one_job(tmp_path: Path, pairs: Path, splits: Splits, stack: DenseStack) -> None:
+    job = choose_sizes("dense", stack, str(pairs), splits, (TinyPythonConfig(kind="tinypython"),), None)
     _claim(tmp_path / "out", job)
     _claim(tmp_path / "out", job)
     with pytest.raises(UserError, match=r"other settings \(draws\); choose another --out"):

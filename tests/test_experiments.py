@@ -1,12 +1,15 @@
 """The experiments of the documents run from end to end on a small scale, resume, and write figures that follow from runs."""
 
 import importlib.util
+import json
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from transformers import GPT2LMHeadModel
 
 from sparse_model.corpus.corpus import Corpus
 from sparse_model.transformer.shape import SparseShape
@@ -139,3 +142,57 @@ def test_the_texts_of_the_real_models_page_are_compared_token_by_token() -> None
     assert "the same tokens in 8 of 8 continuations" in told
     assert not example.page([replace(text, batched=[]) for text in found], tokenizer, edit, "").count("8 of 8")
     assert any(a.cached != b.cached for a, b in zip(found[:4], found[4:], strict=True))
+
+
+def test_the_task_in_natural_language_goes_from_pairs_to_a_bridge_on_a_tiny_model(
+    tmp_path: Path, tiny_gpt2: Callable[..., GPT2LMHeadModel]
+) -> None:
+    from cli.main import run
+    from sparse_model.corpus.tokenizer import train_tokenizer
+    from sparse_model.tasks import find_task
+
+    spec = importlib.util.spec_from_file_location("number_agreement", EXAMPLES / "number_agreement.py")
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    example.write(tmp_path)
+    pairs = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text("utf-8").splitlines()]
+    frames = {split: {p["template"] for p in pairs if p["split"] == split} for split in example.FRAMES}
+    assert not frames["held_out"] & (frames["train"] | frames["validation"])
+    text = " ".join(path.read_text("utf-8") for path in (tmp_path / "text").iterdir())
+    for pair in pairs:
+        assert pair["prompt_a"].split()[-1] == pair["prompt_b"].split()[-1], "what stands in between says nothing"
+        assert (
+            (pair["prompt_a"] + " is " in text) == (pair["prompt_b"] + " are " in text) == (pair["split"] != "held_out")
+        )
+        assert pair["prompt_a"] + " are" not in text
+    tokenizer = train_tokenizer(((tmp_path / "text" / f"{noun}.txt").read_text("utf-8") for noun in example.NOUNS), 500)
+    tiny_gpt2(vocab_size=len(tokenizer), n_positions=64).save_pretrained(tmp_path / "dense")
+    tokenizer.save_pretrained(tmp_path / "dense")
+    assert find_task(str(tmp_path / "pairs.jsonl")).name == "pairs"
+    dense, corpus, bridge = (str(tmp_path / name) for name in ("dense", "corpus", "bridge"))
+    assert "| train |" in example.checked(tmp_path / "pairs.jsonl", dense)
+    task = ["--task", str(tmp_path / "pairs.jsonl")]
+    tiny = [
+        "--steps",
+        "2",
+        "--batch-size",
+        "2",
+        "--sparse-d-model",
+        "24",
+        "--sparse-n-head",
+        "3",
+        "--sparse-d-head",
+        "4",
+    ]
+    for line in (
+        ["task", "lint", task[1], "--model", dense],
+        ["task", "check", dense, *task, "--pairs", "8"],
+        [
+            "corpus", "build", "--source", str(tmp_path / "text"), "--tokenizer", dense, "--train-tokens", "2000",
+            "--evaluation-tokens", "200", "--block-length", "32", "--out", corpus,
+        ],
+        ["bridge", "train", dense, "--corpus", corpus, "--out", bridge, *tiny, "--sparse-d-mlp", "32", "--density", "0.3",
+         "--sparse-position", "added", "--evaluate-blocks", "2"],
+        ["task", "check", bridge, *task, "--pairs", "8"],
+    ):  # fmt: skip
+        assert run(line) == 0, line

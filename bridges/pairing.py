@@ -18,7 +18,7 @@ class Pairing:
     artefact: BridgeArtefact
 
 
-def load_pairing(bridge: Path, dense: str | None, device: str = "cpu") -> Pairing:
+def load_pairing(bridge: Path, dense: str | None, device: str = "cpu", trust_remote_code: bool = False) -> Pairing:
     """A bridge with its dense model; `dense` defaults to where the bridge says its model was
     (a relative path counts from beside the bridge).
 
@@ -29,6 +29,6 @@ def load_pairing(bridge: Path, dense: str | None, device: str = "cpu") -> Pairin
     name = dense or str(artefact.description["dense"]["name"])
     if dense is None and (bridge.parent / name).is_dir():
         name = str(bridge.parent / name)
-    stack, tokenizer = load_stack(name, device)
+    stack, tokenizer = load_stack(name, device, trust_remote_code)
     artefact.check_dense(stack.fingerprint, name)
     return Pairing(stack, tokenizer, artefact)

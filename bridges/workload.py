@@ -13,7 +13,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bridges.config import BridgeConfig
 from bridges.losses import CHUNK_ELEMENTS, logits_that_fit
-from dense_adapters.errors import AttachError
 from dense_adapters.source import Source, find_source
 from foundation.errors import UserError
 from sparse_model.plan.estimate import Workload
@@ -37,7 +36,7 @@ class DenseShape:
     """kept by autograd where only the inputs need gradients"""
 
 
-def dense_shape(name: str, length: int) -> DenseShape:
+def dense_shape(name: str, length: int, trust_remote_code: bool = False) -> DenseShape:
     """Read a Hugging Face config (folder, id or GGUF file) and build the model without values.
 
     Raises:
@@ -47,11 +46,12 @@ def dense_shape(name: str, length: int) -> DenseShape:
 
     try:
         source = find_source(name) if Path(name).exists() else Source(name)
-        config = AutoConfig.from_pretrained(source.name, trust_remote_code=False, **source.options)
+        config = AutoConfig.from_pretrained(source.name, trust_remote_code=trust_remote_code, **source.options)
         with FakeTensorMode():
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False).requires_grad_(False)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+            model.requires_grad_(False)
             kept = _kept(model, config.get_text_config().hidden_size, length)
-    except (OSError, ValueError, AttachError) as error:
+    except Exception as error:  # configurations and their code come from anywhere and raise every kind
         reason = " ".join(str(error).split())[:160]
         raise UserError(
             f"{name}: holds no config of a causal language model ({reason}); pass its folder or id"

@@ -7,7 +7,7 @@ import typer
 
 from bridges.config import BridgeConfig
 from cli.app import App
-from cli.options import DenseOption, Device, Json, Out, Overwrite, check_device, with_settings
+from cli.options import DenseOption, Device, Json, Out, Overwrite, TrustRemoteCode, check_device, with_settings
 from cli.output import interval, print_json, print_table, say
 from sparse_model.training.config import TrainConfig
 from sparse_model.transformer.shape import SparseShape
@@ -39,6 +39,7 @@ def train(
     evaluate_blocks: Annotated[int, typer.Option("--evaluate-blocks", min=2, help="held-out blocks per source")] = 128,
     overwrite: Overwrite = False,
     device: Device = "cpu",
+    trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
     """Train a weight-sparse model together with bridges to MODEL.
@@ -50,7 +51,7 @@ def train(
     from sparse_model.corpus.corpus import Corpus
 
     data = Corpus.load(corpus)
-    stack, tokenizer = load_stack(model, check_device(device))
+    stack, tokenizer = load_stack(model, check_device(device), trust_remote_code)
     data.check_tokenizer(tokenizer)
     text, settings = BridgeText.of(data, evaluate_blocks), BridgeSettings(train, bridge, sparse)
     description = train_bridge(stack, model, tokenizer, text, out, settings, overwrite, device)
@@ -67,6 +68,7 @@ def evaluate(
     paths: Annotated[int, typer.Option("--paths", min=0, help="random mixed paths per batch")] = 8,
     seed: Annotated[int, typer.Option("--seed", min=0, help="of the random paths")] = 0,
     device: Device = "cpu",
+    trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
     """Measure a bridge on held-out text: NMSE and KL per site, KL overall and on random mixed paths.
@@ -77,7 +79,7 @@ def evaluate(
     from bridges.pairing import load_pairing
     from sparse_model.corpus.corpus import Corpus
 
-    pairing = load_pairing(bridge, dense, check_device(device))
+    pairing = load_pairing(bridge, dense, check_device(device), trust_remote_code)
     data = Corpus.load(corpus)
     data.check_tokenizer(pairing.tokenizer)
     found = {

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from cli.app import App
-from cli.options import Json, Out, Overwrite, with_settings
+from cli.options import Json, Out, Overwrite, TrustRemoteCode, with_settings
 from cli.output import print_json, print_table, say
 from sparse_model.corpus.config import CorpusConfig
 
@@ -41,6 +41,7 @@ def build(
         typer.Option("--text-field", help="field or column of the sources that holds the document [default: text]"),
     ] = None,
     overwrite: Overwrite = False,
+    trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
     """Tokenise sources into blocks, with a tokenizer learned from them.
@@ -57,7 +58,7 @@ def build(
         corpus = CorpusConfig.from_mapping({**corpus.to_json(), "sources": described}, origin="--source")
     elif text_field is not None:
         raise UserError("--text-field: belongs to a --source with fields; name one")
-    built = build_corpus(corpus, out, overwrite)
+    built = build_corpus(corpus, out, overwrite, trust_remote_code)
     say(f"corpus written to {out}")
     if as_json:
         print_json({"out": str(out), **built.description})

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from cli.app import App
-from cli.options import Device, Json, Out, Overwrite, check_device, with_settings
+from cli.options import Device, Json, Out, Overwrite, TrustRemoteCode, check_device, with_settings
 from cli.output import print_json, print_table, say
 from sparse_model.training.config import DenseConfig, TrainConfig
 
@@ -73,9 +73,7 @@ def check(
         str | None, typer.Option("--device-map", help="'auto' spreads a large model over devices (accelerate)")
     ] = None,
     device: Device = "cpu",
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="run Python code that the model brings along; read it first")
-    ] = False,
+    trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
     """Resolve a model's roles and prove them numerically, layer by layer; exit code 1 if some sites are refused.

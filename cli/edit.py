@@ -15,6 +15,7 @@ from cli.options import (
     Out,
     Overwrite,
     Seed,
+    TrustRemoteCode,
     check_device,
 )
 from cli.output import Pieces, print_json, print_side_by_side, print_table, say
@@ -84,6 +85,7 @@ def map_(
     seed: Seed = 0,
     overwrite: Overwrite = False,
     device: Device = "cpu",
+    trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
     """Map a circuit (or single nodes of it) through the bridges to an edit of the dense model.
@@ -102,7 +104,7 @@ def map_(
     wish = EditWish(form, direction, loop, tuple(node or ()), rule, value, strength, skip_special)
     wish.check()
     loaded = Circuit.load(circuit)
-    pairing = load_pairing(bridge, dense, check_device(device))
+    pairing = load_pairing(bridge, dense, check_device(device), trust_remote_code)
     loaded.check_model(pairing.artefact.sparse, str(bridge))
     amounts = Amounts(pairs, max(2, pairs // 2), blocks, seed)
     material = Material(pairing, task or kept_task(circuit, loaded.task), amounts, corpus)
@@ -154,6 +156,7 @@ def apply(
     ] = False,
     seed: Seed = 0,
     device: Device = "cpu",
+    trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
     """Generate text under an edit, beside the unedited model's.
@@ -166,7 +169,7 @@ def apply(
     prompts = [text.replace("\\n", "\n") for text in prompt]
     other = None if counterfactual is None else counterfactual.replace("\\n", "\n")
     pieces = Pieces() if stream else None
-    found = continuations(edit, dense, prompts, other, how, check_device(device), stream=pieces)
+    found = continuations(edit, dense, prompts, other, how, check_device(device), trust_remote_code, pieces)
     if pieces is not None:
         pieces.end()
     for name, settings in (("taken over", found["taken_over"]), ("left out", found["left_out"])):
@@ -199,6 +202,7 @@ def bake(
     ] = None,
     overwrite: Overwrite = False,
     device: Device = "cpu",
+    trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
     """Write an ordinary Hugging Face checkpoint with the nodes' directions in its weights (paired edits of reads).
@@ -209,7 +213,9 @@ def bake(
 
     from bridges.jobs.bake_edit import Baking, bake_edit
 
-    baked = bake_edit(edit, dense, out, Baking(how, amount, tuple(node or ())), overwrite, check_device(device))
+    baked = bake_edit(
+        edit, dense, out, Baking(how, amount, tuple(node or ())), overwrite, check_device(device), trust_remote_code
+    )
     say(f"checkpoint written to {out}")
     if as_json:
         print_json({"out": str(out), "how": how, **asdict(baked)})
@@ -241,6 +247,7 @@ def validate(
     seed: Seed = 0,
     overwrite: Overwrite = False,
     device: Device = "cpu",
+    trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
     """Test whether a circuit explains what the dense model does; exit code 1 unless it does.
@@ -257,7 +264,7 @@ def validate(
     if out is not None and out.exists() and not overwrite:
         raise UserError(f"{out}: already exists; choose another --out or pass --overwrite")
     loaded = Circuit.load(circuit)
-    pairing = load_pairing(bridge, dense, check_device(device))
+    pairing = load_pairing(bridge, dense, check_device(device), trust_remote_code)
     loaded.check_model(pairing.artefact.sparse, str(bridge))
     chosen = task or kept_task(circuit, loaded.task)
     material = Material(pairing, chosen, Amounts(2 * pairs, pairs, blocks, seed), corpus)

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from cli.app import App
-from cli.options import Device, Json, Out, Seed, check_device
+from cli.options import Device, Json, Out, Seed, TrustRemoteCode, check_device
 from cli.output import print_json, say, suggest
 from cli.verdict import Accept, Draws, is_accepted, show_verdict
 
@@ -43,6 +43,7 @@ def explain(
     accept: Accept = "explains",
     seed: Seed = 0,
     device: Device = "cpu",
+    trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
     """Build a corpus, train bridges, prune the circuit of a task, judge it and write the report; the same command goes on.
@@ -58,7 +59,7 @@ def explain(
     sources = CorpusConfig.from_mapping({"sources": described}, origin="--source").sources
     from bridges.jobs.whole_job import explain_model
 
-    report = explain_model(dense, task, out, sources, steps, draws, seed, check_device(device), say)
+    report = explain_model(dense, task, out, sources, steps, draws, seed, check_device(device), say, trust_remote_code)
     (name,) = report["tasks"]
     say(f"{name}: {report['tasks'][name]['nodes']} nodes, verdict {report['verdict']}")
     say(f"report written to {out / 'report' / 'report.html'}")

@@ -26,7 +26,7 @@ def load_sparse(folder: Path, device: str = "cpu") -> Any:
     return SparseTransformer.from_pretrained(inside).to(device)
 
 
-def load_tokenizer(name: str | Path) -> Any:
+def load_tokenizer(name: str | Path, trust_remote_code: bool = False) -> Any:
     """The tokenizer of a model folder, bridge folder or Hugging Face id.
 
     Raises:
@@ -35,13 +35,15 @@ def load_tokenizer(name: str | Path) -> Any:
     from foundation.tokenizers import load_faithful_tokenizer
 
     try:
-        return load_faithful_tokenizer(str(sparse_folder(Path(name)) if Path(name).is_dir() else name))
+        return load_faithful_tokenizer(
+            str(sparse_folder(Path(name)) if Path(name).is_dir() else name), trust_remote_code=trust_remote_code
+        )
     except Exception as error:  # for damaged files the libraries below raise every kind, also a bare Exception
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"{name}: holds no tokenizer that loads ({reason}); save one beside the model") from None
 
 
-def load_language_model(model: str, device: str = "cpu") -> tuple[Any, Any]:
+def load_language_model(model: str, device: str = "cpu", trust_remote_code: bool = False) -> tuple[Any, Any]:
     """A model that maps tokens to `.logits`, and its tokenizer: sparse folder, bridge folder, or any dense model.
 
     Raises:
@@ -53,7 +55,7 @@ def load_language_model(model: str, device: str = "cpu") -> tuple[Any, Any]:
     config = inside / "config.json"
     if config.is_file() and read_mapping(config).get("model_type") == "sparsebridge":
         return load_sparse(Path(model), device), load_tokenizer(model)
-    return load_dense(model, device=device)
+    return load_dense(model, device=device, trust_remote_code=trust_remote_code)
 
 
 def sparse_folder(folder: Path) -> Path:

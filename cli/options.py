@@ -30,6 +30,9 @@ Json = Annotated[
     bool,
     typer.Option("--json", help="print one JSON object on stdout; all else goes to stderr", rich_help_panel=GENERAL),
 ]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="run Python code that the model brings along; read it first")
+]
 DenseOption = Annotated[
     str | None, typer.Option("--dense", help="the dense model; unset: where it was when the bridge was trained")
 ]

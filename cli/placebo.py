@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.options import BridgeOption, DenseOption, Device, Json, Seed, check_device
+from cli.options import BridgeOption, DenseOption, Device, Json, Seed, TrustRemoteCode, check_device
 from cli.output import print_json, print_table, say
 from cli.verdict import Draws
 
@@ -34,6 +34,7 @@ def placebo(
     draws: Draws = 100,
     seed: Seed = 0,
     device: Device = "cpu",
+    trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
     """Judge placebos, rivals and planted truths; exit code 1 if a placebo is `explains` or fewer than 95 % of the plants are.
@@ -50,7 +51,7 @@ def placebo(
     unknown = sorted(set(kind or ()) - set(KINDS))
     if unknown:
         raise UserError(f"unknown kind '{unknown[0]}'; choose {', '.join(KINDS)}")
-    pairing = load_pairing(bridge, dense, check_device(device))
+    pairing = load_pairing(bridge, dense, check_device(device), trust_remote_code)
     artefact = pairing.artefact
     loaded = [Circuit.load(folder) for folder in circuits]
     for circuit in loaded:

@@ -7,7 +7,7 @@ import typer
 
 from bridges.config import BridgeConfig
 from cli.app import App
-from cli.options import Json, check_device, with_settings
+from cli.options import Json, TrustRemoteCode, check_device, with_settings
 from cli.output import print_json, print_table, say
 from sparse_model.training.config import TrainConfig
 from sparse_model.transformer.shape import SparseShape
@@ -48,6 +48,7 @@ def plan(
     measure: Annotated[
         bool, typer.Option("--measure", help="run a few real steps here and take the hours from them")
     ] = False,
+    trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
     """Parameters, memory, FLOPs, hours and bytes on disk of `sparse train`, or with --dense of `bridge train`.
@@ -71,7 +72,7 @@ def plan(
         config = sparse.config(vocab_size, block_length, None if sparse.leak else 0)
         workload = sparse_workload(config, train)
     else:
-        shape = dense_shape(dense, block_length)
+        shape = dense_shape(dense, block_length, trust_remote_code)
         config = sparse.config(shape.vocab_size, block_length)
         workload = bridged_workload(config, shape, bridge, train, None if on == "cpu" else device.memory)
     arguments = (workload, train, block_length, device, devices, utilisation or ASSUMED_UTILISATION)
@@ -80,7 +81,7 @@ def plan(
         say(f"running {MEASURED_STEPS} steps")
         place = check_device("cpu" if on == "cpu" else "cuda")
         share = train.model_copy(update={"batch_size": train.batch_size // devices})
-        seconds = _measure(config, dense, bridge, share, block_length, place)
+        seconds = _measure(config, dense, bridge, share, block_length, place, trust_remote_code)
         found = make_plan(*arguments, seconds_per_step=seconds, split=split)
     if as_json:
         print_json(found.to_json())
@@ -101,7 +102,13 @@ def _what_would_fit(found: Any) -> str:
 
 
 def _measure(
-    config: Any, dense: str | None, bridge: BridgeConfig, train: TrainConfig, block_length: int, device: str
+    config: Any,
+    dense: str | None,
+    bridge: BridgeConfig,
+    train: TrainConfig,
+    block_length: int,
+    device: str,
+    trust_remote_code: bool,
 ) -> float:
     """Seconds of one optimiser step of one process."""
     import torch
@@ -119,7 +126,7 @@ def _measure(
         from bridges.objective import BridgedObjective
         from dense_adapters import load_stack
 
-        stack, _ = load_stack(dense, device)
+        stack, _ = load_stack(dense, device, trust_remote_code)
         alignment = align(model, stack, bridge.align)
         pair = Bridge(alignment, model.d_model, stack.d_model, bridge.topk_fraction, train.seed).to(device)
         objective = BridgedObjective(model, stack, pair, bridge)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from cli.app import App
-from cli.options import Device, Json, Seed, check_device
+from cli.options import Device, Json, Seed, TrustRemoteCode, check_device
 from cli.output import interval, print_json, print_table, say, suggest
 
 app = App(help=__doc__)
@@ -86,6 +86,7 @@ def lint(
         str,
         typer.Option("--model", help="a model (folder or id) in whose tokens the pairs are to fit", show_default=False),
     ],
+    trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
     """Say how many pairs of a file fit a model's tokenizer, by split, and which do not and why; exit code 1 if too few do.
@@ -97,7 +98,7 @@ def lint(
     from sparse_model.tasks.lint import lint_task
 
     task = load_task(file)
-    found = lint_task(task, load_tokenizer(model))
+    found = lint_task(task, load_tokenizer(model, trust_remote_code))
     if as_json:
         print_json(found.to_json())
     else:
@@ -156,6 +157,7 @@ def check(
     split: SplitOption = "held_out",
     seed: Seed = 0,
     device: Device = "cpu",
+    trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
     """Measure how often a model prefers the right answer, and at what loss.
@@ -167,7 +169,7 @@ def check(
     from sparse_model.tasks.check import check_task
 
     chosen = [find_task(name) for name in task] if task else list(TASKS.values())
-    network, tokenizer = load_language_model(model, check_device(device))
+    network, tokenizer = load_language_model(model, check_device(device), trust_remote_code)
     found: dict[str, dict[str, Any]] = {}
     for one in chosen:
         try:

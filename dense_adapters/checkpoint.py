@@ -58,8 +58,13 @@ def bake(stack: ResolvedStack, edits: tuple[WeightEdit, ...], folder: Path | str
     """
     if not edits:
         raise AttachError("no edits to bake; give at least one RemoveDirection or AddBias")
-    changes = weight_changes(stack, edits)
     model = stack.model
+    if type(model).__module__.startswith("transformers_modules."):
+        raise AttachError(
+            f"{type(model).__name__} is code that the model brought along, so a baked folder would not load by itself; edit "
+            "with hooks instead"
+        )
+    changes = weight_changes(stack, edits)
     state = model.state_dict()
     old = {name: state[name].cpu().contiguous() for name in changes.tensors if name in state}
     baked = _with_switches(model, changes.switches)

@@ -68,15 +68,16 @@ class DenseModel:
         return html_table(repr(self), ("site", "read by", "of layer"), rows)
 
 
-def attach(model: str | Path, device: str = "cpu") -> DenseModel:
+def attach(model: str | Path, device: str = "cpu", trust_remote_code: bool = False) -> DenseModel:
     """Load a Hugging Face causal language model, and prove that its residual stream is read rightly.
 
     Args:
         model: hub id, folder, or folder holding one `.gguf` file.
         device: `cpu`, `cuda`, `cuda:1`, …
+        trust_remote_code: run Python code that the model brings along; read it first.
 
     Raises:
         UserError: it does not load, is no decoder-only language model, or a site fails the numeric probe.
     """
-    stack, tokenizer = load_stack(str(model), device)
+    stack, tokenizer = load_stack(str(model), device, trust_remote_code)
     return DenseModel(str(model), stack, tokenizer)

@@ -39,7 +39,13 @@ class Baked:
 
 
 def bake_edit(
-    folder: Path, dense: str, out: Path, baking: Baking, overwrite: bool = False, device: str = "cpu"
+    folder: Path,
+    dense: str,
+    out: Path,
+    baking: Baking,
+    overwrite: bool = False,
+    device: str = "cpu",
+    trust_remote_code: bool = False,
 ) -> Baked:
     """Write a checkpoint with the read directions of an edit's nodes removed, or a bias along them added.
 
@@ -51,7 +57,7 @@ def bake_edit(
         raise UserError(f"{out}: already exists; choose another --out or pass --overwrite")
     edit = load_paired(folder)
     chosen = _chosen(folder, edit, baking.nodes)
-    stack, tokenizer = load_stack(dense, device)
+    stack, tokenizer = load_stack(dense, device, trust_remote_code)
     check_base_model(edit.model_fingerprint, stack, dense)
     kind = RemoveDirection if baking.how == "remove" else AddBias
     with atomic_folder(out, overwrite) as temporary:

@@ -51,6 +51,7 @@ def explain_model(
     seed: int = 0,
     device: str = "cpu",
     say: Callable[[str], None] = lambda line: None,
+    trust_remote_code: bool = False,
 ) -> dict[str, Any]:
     """Do the whole job in `out` and return the report; what `out` already holds is not done again.
 
@@ -60,13 +61,14 @@ def explain_model(
         sources: where text comes from.
         steps: of training; None to choose from the text there is.
         say: is told what was chosen and what was found.
+        trust_remote_code: run Python code that the model brings along.
 
     Raises:
         UserError: the model does not do the task, too little fits, or `out` holds another job; the message says what would do.
     """
     start = time.perf_counter()
     check_draws(draws)
-    stack, tokenizer = load_stack(dense, device)
+    stack, tokenizer = load_stack(dense, device, trust_remote_code)
     chosen = find_task(task)
     splits = task_splits(chosen, tokenizer, PAIRS, EVALUATE_PAIRS, seed, device)
     _check_dense(dense, stack, splits)
@@ -77,7 +79,11 @@ def explain_model(
     _claim(out, job)
     say(_sizes(job))
 
-    data = Corpus.load(out / "corpus") if (out / "corpus").exists() else build_corpus(job.corpus, out / "corpus")
+    data = (
+        Corpus.load(out / "corpus")
+        if (out / "corpus").exists()
+        else build_corpus(job.corpus, out / "corpus", trust_remote_code=trust_remote_code)
+    )
     say(f"corpus: {data.description['train']['tokens']:,} tokens of {', '.join(data.description['sources'])}")
     if not (out / "bridge").exists():
         settings, text = BridgeSettings(job.train, job.bridge, job.sparse), BridgeText.of(data, EVALUATION_BLOCKS)

@@ -23,7 +23,9 @@ from sparse_model.corpus.sources import CorpusError, Source
 from sparse_model.corpus.tokenizer import load_tokenizer, tokenizer_fingerprint, train_tokenizer, vocabulary_size
 
 
-def build_corpus(config: CorpusConfig, folder: str | Path, overwrite: bool = False) -> Corpus:
+def build_corpus(
+    config: CorpusConfig, folder: str | Path, overwrite: bool = False, trust_remote_code: bool = False
+) -> Corpus:
     """Build the corpus that `config` describes and load it from `folder`.
 
     Raises:
@@ -45,7 +47,7 @@ def build_corpus(config: CorpusConfig, folder: str | Path, overwrite: bool = Fal
     if config.tokenizer is None:
         tokenizer = train_tokenizer(_tokenizer_texts(sources, shares, config.tokenizer_characters), config.vocab_size)
     else:
-        tokenizer = load_tokenizer(config.tokenizer)
+        tokenizer = load_tokenizer(config.tokenizer, trust_remote_code)
     vocab_size = vocabulary_size(tokenizer)
     dtype = np.uint16 if vocab_size <= 1 << 16 else np.uint32
 

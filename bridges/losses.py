@@ -1,20 +1,11 @@
-"""Pure loss functions of bridge training (M2 and the KL of M3, M4)."""
+"""Pure loss functions: M2, and the KL whose many-stream form is in `bridges.distillation`."""
 
-from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
-
-CHUNK_ELEMENTS = 2**24
-"""Logits made at once on a CPU, per stream: 64 MiB in fp32, about what its caches and the C library take well."""
-BYTES_PER_LOGIT, SHARE_OF_FREE = 16, 0.25
-"""On a GPU: what a logit takes while its KL is made, and the share of free memory that all streams of one call may take."""
-
 
 def nmse(prediction: Float[Tensor, "B T W"], target: Float[Tensor, "B T W"]) -> Float[Tensor, ""]:
     """Normalised mean squared error E‖p − t‖² / E‖t − mean t‖² (1 = predicting the mean).
@@ -54,55 +45,3 @@ class _Kl(torch.autograd.Function):
 
 def _precise(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def logits_at_once(device: torch.device, streams: int) -> int:
-    """Logits of one stream that may be made and kept whole where `streams` of them are."""
-    return CHUNK_ELEMENTS if device.type == "cpu" else logits_that_fit(_free_bytes(device), streams)
-
-
-def logits_that_fit(free: float, streams: int) -> int:
-    """The same from the bytes that are free on a GPU; never less than on a CPU."""
-    return max(CHUNK_ELEMENTS, int(SHARE_OF_FREE * free / (BYTES_PER_LOGIT * streams)))
-
-
-@cache
-def _free_bytes(device: torch.device) -> int:
-    """What is free on a GPU when first asked for, in the middle of a run's first step."""
-    free, _ = torch.cuda.mem_get_info(device)
-    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-
-
-def kl_of_streams(
-    target: Callable[[slice], Float[Tensor, "B t V"]],
-    unembed: Callable[[Float[Tensor, "B t D"], slice], Float[Tensor, "B t V"]],
-    streams: Float[Tensor, "kB T D"],
-    batch: int,
-    vocab_size: int,
-) -> Float[Tensor, " k"]:
-    """Mean KL(target ‖ unembed(stream)) in nats per token for each of k stacked streams, in bounded memory.
-
-    Logits are made for a span of positions of one stream at a time; where that takes several pieces they are made
-    again in the backward pass instead of being kept.
-
-    Args:
-        target: span of positions → dense log-probabilities.
-        unembed: (stream at those positions, span) → logits.
-    """
-    k, T = len(streams) // batch, streams.shape[1]
-    width = max(1, min(T, logits_at_once(streams.device, k) // (batch * vocab_size)))
-    spans = [slice(start, min(start + width, T)) for start in range(0, T, width)]
-
-    def piece(h: Tensor, span: slice) -> Tensor:
-        return kl_per_token(target(span), unembed(h, span)).sum()
-
-    totals = []
-    for stream in streams.view(k, batch, T, -1):
-        parts = [
-            piece(stream, spans[0])
-            if len(spans) == 1
-            else checkpoint(piece, stream[:, span], span, use_reentrant=False)
-            for span in spans
-        ]
-        totals.append(torch.stack(parts).sum() / (batch * T))
-    return torch.stack(totals)

@@ -18,10 +18,11 @@ from torch import Tensor
 
 from bridges.bridge import Bridge
 from bridges.config import BridgeConfig
-from bridges.losses import kl_of_streams, nmse
+from bridges.distillation import Readout, distil
+from bridges.losses import nmse
 from bridges.massive import after_first
 from bridges.protocol import ResidualStack, Walk, residual_sites
-from sparse_model.training.objective import Objective, ParameterGroup, next_token_loss, trainable
+from sparse_model.training.objective import Objective, ParameterGroup, trainable
 from sparse_model.transformer.model import SparseTransformer
 
 
@@ -44,73 +45,54 @@ class BridgedObjective(Objective):
         ]
 
     def forward(self, tokens: Int[Tensor, "B T"], draw: int) -> dict[str, Tensor]:
-        """Loss terms in nats per token (`nmse` in units of variance), `loss` their weighted sum."""
+        """Loss terms in nats per token (`nmse` in units of variance); `loss`, their weighted sum, is what has a gradient."""
         config, bridge, sites = self.config, self.bridge, self.bridge.alignment.sites
         (dense,) = self._dense
         B = len(tokens)
         with torch.no_grad():
             dense_walk = dense.walk(tokens)
             h_dense = residual_sites(dense, dense_walk)
-            target = DenseTarget(dense_walk, h_dense[-1])
         sparse_walk = self.sparse.walk(tokens)
         h_sparse = residual_sites(self.sparse, sparse_walk)
-        logits = sparse_walk.unembed(h_sparse[-1])
-        terms = {"cross_entropy": next_token_loss(logits, tokens)}
-        terms["kl"] = kl_of_streams(target, sparse_walk.unembed, h_sparse[-1], B, logits.shape[-1]).sum()
         encoded = [bridge.encode(j, h_dense[site.dense]) for j, site in enumerate(sites)]
         decoded = [bridge.decode(j, h_sparse[site.sparse]) for j, site in enumerate(sites)]
         kept = after_first if config.skip_first else _whole
-        terms["nmse"] = sum(
+        of_bridges = sum(
             (
                 nmse(kept(encoded[j]), kept(h_sparse[site.sparse].detach()))
                 + nmse(kept(decoded[j]), kept(h_dense[site.dense]))
                 for j, site in enumerate(sites)
             ),
-            start=torch.zeros((), device=logits.device),
+            start=torch.zeros((), device=tokens.device),
         )
         chosen = choose_crossings(len(sites), config.crossings, draw)
         weight = len(sites) / len(chosen)
+        into_sparse, learned = sparse_walk.unembed, self.sparse.unembedding_parameters()
+        readouts = {"kl": Readout(h_sparse[-1], into_sparse, learned, config.distillation, config.cross_entropy)}
         if config.dense_to_sparse:
             tails = run_tails(self.sparse, sparse_walk, {sites[j].sparse: encoded[j] for j in chosen})
-            terms["dense_to_sparse"] = (
-                weight * kl_of_streams(target, sparse_walk.unembed, tails, B, logits.shape[-1]).sum()
-            )
+            readouts["dense_to_sparse"] = Readout(tails, into_sparse, learned, weight * config.dense_to_sparse)
         if config.sparse_to_dense:
             tails = run_tails(dense, dense_walk, {sites[j].dense: decoded[j] for j in chosen})
-            terms["sparse_to_dense"] = (
-                weight * kl_of_streams(target, lambda h, _: dense_walk.unembed(h), tails, B, logits.shape[-1]).sum()
+            readouts["sparse_to_dense"] = Readout(
+                tails, lambda h, _: dense_walk.unembed(h), (), weight * config.sparse_to_dense
             )
-        terms["loss"] = (
-            config.cross_entropy * terms["cross_entropy"]
-            + config.distillation * terms["kl"]
-            + config.nmse * terms["nmse"]
-            + config.dense_to_sparse * terms.get("dense_to_sparse", torch.zeros(()))
-            + config.sparse_to_dense * terms.get("sparse_to_dense", torch.zeros(()))
-        )
-        return terms
+
+        def target(span: slice) -> Float[Tensor, "B t V"]:
+            return F.log_softmax(dense_walk.unembed(h_dense[-1][:, span]).float(), dim=-1)
+
+        found = distil(target, tuple(readouts.values()), tokens, self.sparse.config.vocab_size)
+        crossing = {name: value if name == "kl" else weight * value for name, value in zip(readouts, found.kl, strict=True)}
+        return {
+            "cross_entropy": found.cross_entropy[0],
+            **crossing,
+            "nmse": of_bridges,
+            "loss": found.total + config.nmse * of_bridges,
+        }
 
 
 def _whole(h: Tensor) -> Tensor:
     return h
-
-
-class DenseTarget:
-    """The dense model's log-probabilities at a span of positions, kept once made whole."""
-
-    def __init__(self, walk: Walk, h: Float[Tensor, "B T D"]) -> None:
-        self.walk, self.h = walk, h
-        self._whole: Tensor | None = None
-
-    @torch.no_grad()
-    def __call__(self, span: slice) -> Float[Tensor, "B t V"]:
-        """Log-probabilities in fp32."""
-        is_whole = span.indices(self.h.shape[1]) == (0, self.h.shape[1], 1)
-        if is_whole and self._whole is not None:
-            return self._whole
-        result = F.log_softmax(self.walk.unembed(self.h[:, span]).float(), dim=-1)
-        if is_whole:
-            self._whole = result
-        return result
 
 
 def choose_crossings(sites: int, count: int, draw: int) -> list[int]:

@@ -12,7 +12,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bridges.config import BridgeConfig
-from bridges.losses import CHUNK_ELEMENTS, logits_that_fit
+from bridges.distillation import logits_at_once, logits_that_fit
 from dense_adapters.source import Source, find_source
 from foundation.errors import UserError
 from sparse_model.plan.estimate import Workload
@@ -21,6 +21,10 @@ from sparse_model.plan.memory import FULL, attention_bytes, head_bytes, mlp_byte
 from sparse_model.plan.size import model_size
 from sparse_model.training.config import TrainConfig
 from sparse_model.transformer.config import SparseConfig
+
+
+AT_WORK = 5
+"""Values per logit while a loss is made: two of the target, three of the stream."""
 
 
 @dataclass(frozen=True)
@@ -99,38 +103,30 @@ def bridged_workload(
     layer = attention_work(config, T) + mlp_work(config)
     sparse_head, dense_head = unembedding_work(config), Work(2 * D * V)
     mean_tail = chosen * (sites - 1) / 2 / pieces  # in whole models, over all chosen sites
-    batch = train.batch_size // train.accumulate
-    at_once = CHUNK_ELEMENTS if free is None else logits_that_fit(free, chosen)
-    again = batch * V * T > at_once  # logits are made in pieces, and again in the backward pass
+    rows = train.batch_size // train.accumulate * T
+    at_once = logits_at_once(torch.device("cpu"), V) if free is None else logits_that_fit(free)
 
-    step = model_work(config, T).step  # next-token cross-entropy
+    step = model_work(config, T).step
     step += (dense.layer * dense.n_layer + dense_head).forward  # target
-    step += _kl_step(sparse_head, dense_head, again, frozen=False)
     step += sites * 2 * D * S * (2 + 3)  # encoders need no gradient of their input, decoders do
     if to_sparse:
-        step += mean_tail * (layer * config.n_layer).step
-        step += chosen * _kl_step(sparse_head, dense_head, again, frozen=False)
+        step += mean_tail * (layer * config.n_layer).step + chosen * sparse_head.step
     if to_dense:
-        step += mean_tail * (dense.layer * dense.n_layer).step_frozen
-        step += chosen * _kl_step(dense_head, dense_head, again, frozen=True)
+        step += mean_tail * (dense.layer * dense.n_layer).step_frozen + chosen * dense_head.step_frozen
 
     longest = sum(sorted(range(sites), reverse=True)[:chosen]) / pieces
-    kl = 0 if again else FULL * V
-    kept = trunk_bytes(config, T, False) + head_bytes(config) + widest_bytes(config)
-    kept += FULL * V + FULL * 3 * S + kl + sites * (FULL * (2 * S + 3 * D) + S)
+    kept = trunk_bytes(config, T, False) + FULL * 2 * S
+    kept += sites * (FULL * (2 * S + 3 * D) + S)
     if to_sparse:
         kept += int(longest * config.n_layer * (attention_bytes(config, T, False) + mlp_bytes(config, False)))
-        kept += chosen * (3 * FULL * S + kl)
+        kept += chosen * 2 * FULL * S  # final streams and their gradients
     if to_dense:
-        kept += int(longest * dense.n_layer * dense.layer_bytes) + chosen * (3 * FULL * D + kl)
+        kept += int(longest * dense.n_layer * dense.layer_bytes) + chosen * 2 * FULL * D
+    at_work = AT_WORK * FULL * V * min(1.0, at_once / (rows * V))
+    kept += int(max(widest_bytes(config), at_work))
     parameters = sites * (2 * D * S + S + D)
     size = model_size(config, train.final_densities(), train.floor)
     return Workload(size, parameters, dense.parameters, model_work(config, T).forward, step, kept)
-
-
-def _kl_step(head: Work, target: Work, again: bool, frozen: bool) -> float:
-    """One KL of a stream: its unembedding, and where pieces are made again, that and the target once more each."""
-    return (head.step_frozen if frozen else head.step) + (head.forward + 2 * target.forward if again else 0)
 
 
 def _kept(model: Any, d_model: int, length: int) -> int:

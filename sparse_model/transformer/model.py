@@ -132,6 +132,12 @@ class SparseTransformer(PreTrainedModel, GenerationMixin):
         """Gain g of the norm in front of sublayer i (the final norm for i = 2L)."""
         return self.norm(i).weight
 
+    def unembedding_parameters(self) -> tuple[Tensor, ...]:
+        """What `SparseWalk.unembed` uses beside the stream and that trains."""
+        table = () if self.bigram_table is None else (self.bigram_table,)
+        used = (*self.norm(len(self.sublayers)).parameters(), self.lm_head.weight, *table)
+        return tuple(tensor for tensor in used if tensor.requires_grad)
+
     def forward(
         self,
         input_ids: Int[Tensor, "B T"],

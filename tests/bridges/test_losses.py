@@ -1,4 +1,4 @@
-"""NMSE and KL against their plain definitions, and the chunked KL against the whole."""
+"""NMSE and KL against their plain definitions."""
 
 import pytest
 import torch
@@ -6,8 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-import bridges.losses
-from bridges.losses import CHUNK_ELEMENTS, kl_of_streams, kl_per_token, logits_that_fit, nmse
+from bridges.losses import kl_per_token, nmse
 
 
 def test_nmse_is_squared_error_over_variance() -> None:
@@ -70,41 +69,3 @@ def test_kl_keeps_the_logits_in_their_own_precision_and_nothing_else_of_their_si
     loss.backward()
     assert logits.grad is not None
     assert logits.grad.dtype == torch.bfloat16
-
-
-def test_a_gpu_makes_as_many_logits_at_once_as_its_free_memory_takes_and_never_fewer_than_a_cpu() -> None:
-    assert logits_that_fit(80e9, 1) > 64 * 128 * 49152 > CHUNK_ELEMENTS
-    assert logits_that_fit(80e9, 10) == pytest.approx(logits_that_fit(80e9, 1) / 10, rel=1e-6)
-    assert logits_that_fit(0, 1) == CHUNK_ELEMENTS
-
-
-@pytest.mark.parametrize("elements", [1, 2 * 11 * 3, 2 * 11 * 4, 2 * 11 * 5])
-def test_chunked_kl_is_the_whole_kl_with_the_same_gradients(elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """B=2, T=7, V=11: pieces of 1, 3, 4 and 5 positions, so that the last one is shorter."""
-    B, T, D, V, k = 2, 7, 5, 11, 3
-    weight = torch.randn(V, D, dtype=torch.float64, requires_grad=True)
-    offset = torch.randn(T, V, dtype=torch.float64)  # logits that depend on the position, as with a bigram table
-    log_probs = F.log_softmax(torch.randn(B, T, V, dtype=torch.float64), -1)
-    streams = torch.randn(k * B, T, D, dtype=torch.float64, requires_grad=True)
-    calls: list[slice] = []
-
-    def unembed(h: torch.Tensor, span: slice) -> torch.Tensor:
-        calls.append(span)
-        return h @ weight.T + offset[span]
-
-    def found(limit: int) -> tuple[torch.Tensor, ...]:
-        monkeypatch.setattr(bridges.losses, "CHUNK_ELEMENTS", limit)
-        values = kl_of_streams(lambda span: log_probs[:, span], unembed, streams, B, V)
-        return values, *torch.autograd.grad((values * torch.tensor([1.0, 2.0, 3.0])).sum(), (streams, weight))
-
-    whole = found(10**9)
-    assert {call.stop for call in calls} == {T}
-    calls.clear()
-    pieces = found(elements)
-    assert len(calls) > k
-    for a, b in zip(pieces, whole, strict=True):
-        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
-    plain = [
-        kl_per_token(log_probs, unembed(stream, slice(None))).mean() for stream in streams.view(k, B, T, D).unbind(0)
-    ]
-    torch.testing.assert_close(whole[0], torch.stack(plain))

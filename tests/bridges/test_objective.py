@@ -83,16 +83,23 @@ def test_every_term_is_the_one_of_the_naive_objective(
     )
 
 
-def test_gradients_are_those_of_the_naive_objective_with_detached_targets(pair: Callable, tokens: torch.Tensor) -> None:
-    models = pair()
+@each_shape
+@pytest.mark.parametrize("cross_entropy", [0.0, 1.0])
+def test_gradients_are_those_of_the_naive_objective_with_detached_targets(
+    shape: dict[str, Any], cross_entropy: float, pair: Callable, tokens: torch.Tensor
+) -> None:
+    models = pair(**shape)
     parameters = [*models.sparse.parameters(), *models.bridge.parameters()]
 
     def gradients(loss: torch.Tensor) -> list[torch.Tensor]:
         return list(torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True))
 
-    ours = gradients(BridgedObjective(*models, BridgeConfig(cross_entropy=1))(tokens, draw=0)["loss"])
-    naive = gradients(sum(naive_terms(models, tokens).values()))
-    attached = gradients(sum(naive_terms(models, tokens, detach=False).values()))
+    def naive_loss(detach: bool) -> torch.Tensor:
+        terms = naive_terms(models, tokens, detach)
+        return sum(cross_entropy * value if name == "cross_entropy" else value for name, value in terms.items())
+
+    ours = gradients(BridgedObjective(*models, BridgeConfig(cross_entropy=cross_entropy))(tokens, draw=0)["loss"])
+    naive, attached = (gradients(naive_loss(detach)) for detach in (True, False))
     for a, b in zip(ours, naive, strict=True):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
     assert max((a - b).abs().max() for a, b in zip(naive, attached, strict=True)) > 1e-2

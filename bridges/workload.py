@@ -17,7 +17,7 @@ from dense_adapters.source import Source, find_source
 from foundation.errors import UserError
 from sparse_model.plan.estimate import Workload
 from sparse_model.plan.flops import Work, attention_work, mlp_work, model_work, unembedding_work
-from sparse_model.plan.memory import FULL, attention_bytes, head_bytes, mlp_bytes, trunk_bytes, widest_bytes
+from sparse_model.plan.memory import BITS_PER_BYTE, FULL, attention_bytes, mlp_bytes, trunk_bytes, widest_bytes
 from sparse_model.plan.size import model_size
 from sparse_model.training.config import TrainConfig
 from sparse_model.transformer.config import SparseConfig
@@ -116,7 +116,7 @@ def bridged_workload(
 
     longest = sum(sorted(range(sites), reverse=True)[:chosen]) / pieces
     kept = trunk_bytes(config, T, False) + FULL * 2 * S
-    kept += sites * (FULL * (2 * S + 3 * D) + S)
+    kept += sites * (FULL * (2 * S + 3 * D) + S // BITS_PER_BYTE)
     if to_sparse:
         kept += int(longest * config.n_layer * (attention_bytes(config, T, False) + mlp_bytes(config, False)))
         kept += chosen * 2 * FULL * S  # final streams and their gradients

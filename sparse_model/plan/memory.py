@@ -1,10 +1,10 @@
 """Memory of one training process, in bytes, from what the optimiser holds and what autograd keeps for the backward pass.
 
-Kept per token (R read channels, A = H·K; 4 bytes each, 2 where autocast makes them bfloat16, 1 for AbsTopK's masks):
+Kept per token (R read channels, A = H·K; 4 bytes each, 2 where autocast makes them bfloat16, a bit for AbsTopK's masks):
 
-    attention   norm 2·S, masked input R, queries, keys, values and output 4·A, softmax H   masks R + 3·A + S
-    MLP         norm 2·S, masked input R, before and after the nonlinearity 2·N             masks R + N + S
-    head        norm 2·S, its output S, log-probabilities V
+    attention   norm S, masked input R, queries, keys, values and output 4·A, softmax H   masks R + 3·A + S
+    MLP         norm S, masked input R, before and after the nonlinearity 2·N             masks R + N + S
+    head        norm S, its output S, log-probabilities V
 
 The peak is either where the backward pass starts (all of that, and two more rows of the widest tensor) or where it ends
 (all gradients). `bf16` adds the cached copies of the weights.
@@ -19,7 +19,8 @@ from typing import Any
 
 from sparse_model.transformer.config import SparseConfig
 
-FULL, HALF, MASK = 4, 2, 1
+FULL, HALF = 4, 2
+BITS_PER_BYTE = 8
 AT_WORK = 5
 """Sublayers' worth of whole weights, gradients and copies on their way that were seen at once in a split run."""
 
@@ -54,8 +55,10 @@ class Memory:
 def attention_bytes(config: SparseConfig, length: int, half: bool) -> int:
     """Kept per token by one attention sublayer."""
     element = HALF if half else FULL
-    kept = 2 * FULL * config.d_model + element * (config.d_read + 4 * config.d_attn) + FULL * (config.n_head + 1)
-    if config.attention_sink or config.document_token is not None:
+    kept = FULL * config.d_model + element * (config.d_read + 4 * config.d_attn) + FULL * (config.n_head + 1)
+    if config.attention_sink:
+        kept += element * config.n_head * (length + 1)  # the sinks differ by head, and with them the additive mask
+    elif config.document_token is not None:
         kept += element * length  # the additive mask
     masks = _masks(config, attn_in=config.d_read, attn_out=config.d_model)
     return kept + masks + _masks(config, **dict.fromkeys(("attn_q", "attn_k", "attn_v"), config.d_attn))
@@ -64,13 +67,13 @@ def attention_bytes(config: SparseConfig, length: int, half: bool) -> int:
 def mlp_bytes(config: SparseConfig, half: bool) -> int:
     """Kept per token by one MLP sublayer."""
     element = HALF if half else FULL
-    kept = 2 * FULL * config.d_model + element * (config.d_read + 2 * config.d_mlp) + FULL
+    kept = FULL * config.d_model + element * (config.d_read + 2 * config.d_mlp) + FULL
     return kept + _masks(config, mlp_in=config.d_read, mlp_neuron=config.d_mlp, mlp_out=config.d_model)
 
 
 def head_bytes(config: SparseConfig) -> int:
     """Kept per token by the final norm, the unembedding and the cross-entropy."""
-    return FULL * (3 * config.d_model + 1 + config.vocab_size)
+    return FULL * (2 * config.d_model + 1 + config.vocab_size)
 
 
 def trunk_bytes(config: SparseConfig, length: int, half: bool) -> int:
@@ -116,4 +119,4 @@ def training_memory(
 
 
 def _masks(config: SparseConfig, **widths: int) -> int:
-    return sum(MASK * width for location, width in widths.items() if config.topk(location, width) is not None)
+    return sum(-(-width // BITS_PER_BYTE) for location, width in widths.items() if config.topk(location, width) is not None)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from sparse_model.transformer.magnitude import as_integers, keep_largest_per_row, magnitudes
@@ -69,46 +69,51 @@ def _gpu_kernel() -> ModuleType | None:
 
 
 class _AbsTopK(torch.autograd.Function):
-    """The CPU path; the mask, one byte an entry, is all that the backward pass keeps."""
+    """The CPU path; which entries were kept, one bit each, is all that the backward pass needs."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, k: int) -> Tensor:
-        kept, mask = _select(x, k)
-        ctx.save_for_backward(mask)
+        kept, packed = _select(x, k)
+        ctx.save_for_backward(packed)
         return kept
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (mask,) = ctx.saved_tensors
-        return _pass_back(gradient, mask), None
+        (packed,) = ctx.saved_tensors
+        return _pass_back(gradient, packed), None
 
 
-def _select(x: Float[Tensor, "*B W"], k: int) -> tuple[Float[Tensor, "*B W"], Bool[Tensor, "*B W"]]:
-    """The kept entries, and which they are."""
+def _select(x: Float[Tensor, "*B W"], k: int) -> tuple[Float[Tensor, "*B W"], UInt8[Tensor, "R bytes"]]:
+    """The kept entries, and which they are: a bit each, every row from a byte of its own."""
     rows = x.reshape(-1, x.shape[-1])
-    kept, mask = torch.empty(x.shape, dtype=x.dtype), torch.empty(x.shape, dtype=torch.bool)
-    bits, kept_bits, mask_array = as_integers(rows), as_integers(kept.view(rows.shape)), mask.view(rows.shape).numpy()
+    kept, packed = torch.empty(x.shape, dtype=x.dtype), torch.empty(_packed_shape(x), dtype=torch.uint8)
+    bits, kept_bits, packed_bytes = as_integers(rows), as_integers(kept.view(rows.shape)), packed.numpy()
 
     def keep(part: slice) -> None:
-        mask_array[part] = keep_largest_per_row(magnitudes(bits[part]), k)
-        np.multiply(bits[part], mask_array[part], out=kept_bits[part])
+        mask = keep_largest_per_row(magnitudes(bits[part]), k)
+        packed_bytes[part] = np.packbits(mask, axis=1)
+        np.multiply(bits[part], mask, out=kept_bits[part])
 
     each(keep, _blocks(*rows.shape))
-    return kept, mask
+    return kept, packed
 
 
-def _pass_back(gradient: Float[Tensor, "*B W"], mask: Bool[Tensor, "*B W"]) -> Float[Tensor, "*B W"]:
-    """The gradient where the mask is, 0 elsewhere."""
-    rows = mask.view(-1, mask.shape[-1])
-    passed = torch.empty(mask.shape, dtype=gradient.dtype)
-    bits, passed_bits = as_integers(gradient.reshape(rows.shape)), as_integers(passed.view(rows.shape))
-    mask_array = rows.numpy()
+def _pass_back(gradient: Float[Tensor, "*B W"], packed: UInt8[Tensor, "R bytes"]) -> Float[Tensor, "*B W"]:
+    """The gradient where an entry was kept, 0 elsewhere."""
+    rows = gradient.reshape(-1, gradient.shape[-1])
+    passed = torch.empty(gradient.shape, dtype=gradient.dtype)
+    bits, passed_bits, packed_bytes = as_integers(rows), as_integers(passed.view(rows.shape)), packed.numpy()
 
     def keep(part: slice) -> None:
-        np.multiply(bits[part], mask_array[part], out=passed_bits[part])
+        mask = np.unpackbits(packed_bytes[part], axis=1, count=rows.shape[1]).view(np.bool_)
+        np.multiply(bits[part], mask, out=passed_bits[part])
 
     each(keep, _blocks(*rows.shape))
     return passed
+
+
+def _packed_shape(x: Tensor) -> tuple[int, int]:
+    return x.numel() // x.shape[-1], -(-x.shape[-1] // 8)
 
 
 @torch.library.custom_op("sparse_model::keep_largest", mutates_args=())
@@ -118,21 +123,21 @@ def _keep_largest(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 @torch.library.custom_op("sparse_model::pass_back", mutates_args=())
-def _pass_back_operation(gradient: Tensor, mask: Tensor) -> Tensor:
-    return _pass_back(gradient, mask)
+def _pass_back_operation(gradient: Tensor, packed: Tensor) -> Tensor:
+    return _pass_back(gradient, packed)
 
 
 @_keep_largest.register_fake
 def _(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape), x.new_empty(x.shape, dtype=torch.bool)
+    return x.new_empty(x.shape), x.new_empty(_packed_shape(x), dtype=torch.uint8)
 
 
 @_pass_back_operation.register_fake
-def _(gradient: Tensor, mask: Tensor) -> Tensor:
-    return gradient.new_empty(mask.shape)
+def _(gradient: Tensor, packed: Tensor) -> Tensor:
+    return gradient.new_empty(gradient.shape)
 
 
-def _remember_mask(ctx: Any, inputs: tuple[Tensor, int], output: tuple[Tensor, Tensor]) -> None:
+def _remember_which(ctx: Any, inputs: tuple[Tensor, int], output: tuple[Tensor, Tensor]) -> None:
     ctx.save_for_backward(output[1])
     ctx.mark_non_differentiable(output[1])
 
@@ -141,7 +146,7 @@ def _backward(ctx: Any, gradient: Tensor, _: Any) -> tuple[Tensor, None]:
     return _pass_back_operation(gradient, ctx.saved_tensors[0]), None
 
 
-_keep_largest.register_autograd(_backward, setup_context=_remember_mask)
+_keep_largest.register_autograd(_backward, setup_context=_remember_which)
 
 
 def _blocks(rows: int, width: int) -> list[slice]:

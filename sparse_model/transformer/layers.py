@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from sparse_model.transformer.abs_topk import abs_topk
 from sparse_model.transformer.config import SparseConfig
 from sparse_model.transformer.execution import SparseLinear
+from sparse_model.transformer.rms_norm import RMSNorm
 from sparse_model.transformer.taps import Tap
 
 
 def make_norm(config: SparseConfig, width: int) -> nn.RMSNorm | nn.LayerNorm:
     """RMSNorm with gain, or LayerNorm, of `width` channels."""
     if config.norm == "rms":
-        return nn.RMSNorm(width, eps=config.norm_eps)
+        return RMSNorm(width, eps=config.norm_eps)
     return nn.LayerNorm(width, eps=1e-5 if config.norm_eps is None else config.norm_eps, bias=config.ln_bias)
 
 

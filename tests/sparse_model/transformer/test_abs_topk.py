@@ -66,6 +66,19 @@ def test_the_gradient_passes_through_kept_channels_and_no_others() -> None:
     assert torch.equal(ours != 0, abs_topk(x, 4) != 0)
 
 
+@pytest.mark.parametrize("width", [512, 20])
+def test_the_backward_pass_keeps_a_bit_an_entry_and_nothing_else(width: int) -> None:
+    x = torch.randn(7, 30, width, requires_grad=True)
+    saved: dict[str, list[torch.Tensor]] = {"ours": [], "definition": []}
+    for name, keep in (("ours", abs_topk), ("definition", abs_topk_reference)):
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, name=name: saved[name].append(t) or t, lambda t: t):
+            kept = keep(x, width // 4)
+        kept.sum().backward()
+    ours, definition = (sum(t.nbytes for t in tensors) for tensors in saved.values())
+    assert ours == 7 * 30 * -(-width // 8)
+    assert definition >= 7 * 30 * width
+
+
 def test_the_gradient_is_the_numerical_one_away_from_ties() -> None:
     x = (torch.randperm(24).double().reshape(3, 8) + 1) * torch.randn(3, 8).sign()
     assert torch.autograd.gradcheck(lambda value: abs_topk(value, 3), (x.requires_grad_(),))

@@ -22,7 +22,7 @@ from torch import Tensor
 CHUNK_ELEMENTS = 2**24
 """Logits of a stream made at once on a CPU, at most: 64 MiB in fp32."""
 CACHED_ELEMENTS, FEWEST_ROWS = 2**21, 256
-"""Fewer are faster on a CPU, as they stay in its caches; but the fewer rows, the more often the unembedding's gradient is summed."""
+"""Fewer are faster on a CPU, as they stay in its caches; but the fewer rows, the more often the head's gradient is summed."""
 BYTES_PER_LOGIT, SHARE_OF_FREE = 24, 0.25
 """On a GPU: what a logit takes while its loss is made (two copies of the target, four of the stream), and the share of free
 memory for it."""

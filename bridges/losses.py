@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+
 def nmse(prediction: Float[Tensor, "B T W"], target: Float[Tensor, "B T W"]) -> Float[Tensor, ""]:
     """Normalised mean squared error E‖p − t‖² / E‖t − mean t‖² (1 = predicting the mean).
 

@@ -48,7 +48,6 @@ class BridgedObjective(Objective):
         """Loss terms in nats per token (`nmse` in units of variance); `loss`, their weighted sum, is what has a gradient."""
         config, bridge, sites = self.config, self.bridge, self.bridge.alignment.sites
         (dense,) = self._dense
-        B = len(tokens)
         with torch.no_grad():
             dense_walk = dense.walk(tokens)
             h_dense = residual_sites(dense, dense_walk)
@@ -82,7 +81,9 @@ class BridgedObjective(Objective):
             return F.log_softmax(dense_walk.unembed(h_dense[-1][:, span]).float(), dim=-1)
 
         found = distil(target, tuple(readouts.values()), tokens, self.sparse.config.vocab_size)
-        crossing = {name: value if name == "kl" else weight * value for name, value in zip(readouts, found.kl, strict=True)}
+        crossing = {
+            name: value if name == "kl" else weight * value for name, value in zip(readouts, found.kl, strict=True)
+        }
         return {
             "cross_entropy": found.cross_entropy[0],
             **crossing,

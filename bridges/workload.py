@@ -22,7 +22,6 @@ from sparse_model.plan.size import model_size
 from sparse_model.training.config import TrainConfig
 from sparse_model.transformer.config import SparseConfig
 
-
 AT_WORK = 5
 """Values per logit while a loss is made: two of the target, three of the stream."""
 

@@ -119,4 +119,6 @@ def training_memory(
 
 
 def _masks(config: SparseConfig, **widths: int) -> int:
-    return sum(-(-width // BITS_PER_BYTE) for location, width in widths.items() if config.topk(location, width) is not None)
+    return sum(
+        -(-width // BITS_PER_BYTE) for location, width in widths.items() if config.topk(location, width) is not None
+    )

@@ -84,7 +84,7 @@ class _AbsTopK(torch.autograd.Function):
 
 
 def _select(x: Float[Tensor, "*B W"], k: int) -> tuple[Float[Tensor, "*B W"], UInt8[Tensor, "R bytes"]]:
-    """The kept entries, and which they are: a bit each, every row from a byte of its own."""
+    """The kept entries, and which they are: a bit each, every row from a byte of its own on."""
     rows = x.reshape(-1, x.shape[-1])
     kept, packed = torch.empty(x.shape, dtype=x.dtype), torch.empty(_packed_shape(x), dtype=torch.uint8)
     bits, kept_bits, packed_bytes = as_integers(rows), as_integers(kept.view(rows.shape)), packed.numpy()
@@ -102,7 +102,11 @@ def _pass_back(gradient: Float[Tensor, "*B W"], packed: UInt8[Tensor, "R bytes"]
     """The gradient where an entry was kept, 0 elsewhere."""
     rows = gradient.reshape(-1, gradient.shape[-1])
     passed = torch.empty(gradient.shape, dtype=gradient.dtype)
-    bits, passed_bits, packed_bytes = as_integers(rows), as_integers(passed.view(rows.shape)), packed.numpy()
+    bits, passed_bits, packed_bytes = (
+        as_integers(rows),
+        as_integers(passed.view(rows.shape)),
+        packed.numpy(),
+    )
 
     def keep(part: slice) -> None:
         mask = np.unpackbits(packed_bytes[part], axis=1, count=rows.shape[1]).view(np.bool_)
@@ -118,23 +122,28 @@ def _packed_shape(x: Tensor) -> tuple[int, int]:
 
 @torch.library.custom_op("sparse_model::keep_largest", mutates_args=())
 def _keep_largest(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """`_select` as one operation, where torch's compiler would otherwise break its graph."""
-    return _select(x, k)
+    """`_select` as one operation, where torch's compiler would otherwise break its graph.
+
+    It keeps a mask of x's shape: compiled graphs fail on what they save in a shape of its own.
+    """
+    kept, packed = _select(x, k)
+    mask = np.unpackbits(packed.numpy(), axis=1, count=x.shape[-1])
+    return kept, torch.from_numpy(mask.view(np.bool_)).view(x.shape)
 
 
 @torch.library.custom_op("sparse_model::pass_back", mutates_args=())
-def _pass_back_operation(gradient: Tensor, packed: Tensor) -> Tensor:
-    return _pass_back(gradient, packed)
+def _pass_back_operation(gradient: Tensor, mask: Tensor) -> Tensor:
+    return _pass_back(gradient, torch.from_numpy(np.packbits(mask.reshape(-1, mask.shape[-1]).numpy(), axis=1)))
 
 
 @_keep_largest.register_fake
 def _(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape), x.new_empty(_packed_shape(x), dtype=torch.uint8)
+    return x.new_empty(x.shape), x.new_empty(x.shape, dtype=torch.bool)
 
 
 @_pass_back_operation.register_fake
-def _(gradient: Tensor, packed: Tensor) -> Tensor:
-    return gradient.new_empty(gradient.shape)
+def _(gradient: Tensor, mask: Tensor) -> Tensor:
+    return gradient.new_empty(mask.shape)
 
 
 def _remember_which(ctx: Any, inputs: tuple[Tensor, int], output: tuple[Tensor, Tensor]) -> None:

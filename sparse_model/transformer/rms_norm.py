@@ -1,7 +1,7 @@
 """RMSNorm with its gradients written out: y = g·r·x with r = 1/√(mean x² + ε), over the channels.
 
-On a CPU torch composes it of elementwise operators, whose backward pass goes a dozen times through memory and needs the normalised
-stream to be kept beside the stream. Written out,
+On a CPU torch composes it of elementwise operators, whose backward pass goes a dozen times through memory, and which keep
+the normalised stream beside the stream. Written out,
 
     t = ∂y·x,   ∂g = Σ r·t,   ∂x = r·(g·∂y) − x·r³/W·(t·g)
 

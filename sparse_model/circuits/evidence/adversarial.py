@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from foundation.statistics import Estimate
 from sparse_model.circuits.ablation import Ablate, final_logits
 from sparse_model.circuits.adversary import adversarial_loss
+from sparse_model.circuits.evidence.check import Check
 from sparse_model.circuits.evidence.finding import Finding
 from sparse_model.circuits.evidence.outcome import Outcome, Subject
 from sparse_model.tasks.loss import logit_difference
@@ -45,3 +46,6 @@ def adversarial(subject: Subject, batch_pairs: int = 32) -> Adversarial:
     logits = final_logits(within, batch.tokens, batch.last, tap).detach()
     worst = Outcome(logit_difference(logits, batch.answer, batch.other), pairs.template)
     return Adversarial(worst.loss_estimate(), found.complete, found.random, found.whole)
+
+
+CHECK = Check(70, lambda asked: adversarial(asked.subject))

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from foundation.statistics import Estimate
+from sparse_model.circuits.evidence.check import Check
 from sparse_model.circuits.evidence.finding import Finding
 from sparse_model.circuits.evidence.outcome import Subject, outcome_of
 from sparse_model.circuits.prompts import Prompts
@@ -77,3 +78,6 @@ def best_steps(x: Float[Tensor, "R C"]) -> tuple[Float[Tensor, " C"], Float[Tens
     best = between.argmax(0, keepdim=True)
     threshold = (ordered.gather(0, best) + ordered.gather(0, best + 1)) / 2
     return threshold[0].to(x), low.gather(0, best)[0].to(x), high.gather(0, best)[0].to(x)
+
+
+CHECK = Check(50, lambda asked: binarised(asked.subject, asked.train))

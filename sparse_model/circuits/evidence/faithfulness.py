@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from foundation.statistics import Estimate, statistic_estimate
+from sparse_model.circuits.evidence.check import Check
 from sparse_model.circuits.evidence.finding import Finding
 from sparse_model.circuits.evidence.outcome import Outcome, Subject
 
@@ -74,3 +75,6 @@ def _integrals(subject: Subject, scores: Mapping[str, Tensor]) -> tuple[dict[flo
         for faithful in (True, False)
     )
     return curve, cpr, cmd
+
+
+CHECK = Check(60, lambda asked: faithfulness(asked.subject), "the circuit was saved without its ranking; prune again")

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from foundation.statistics import Estimate, statistic_estimate
+from sparse_model.circuits.evidence.check import Check
 from sparse_model.circuits.evidence.finding import Finding
 from sparse_model.circuits.evidence.outcome import Subject
 from sparse_model.transformer.taps import Tap, no_tap
@@ -65,3 +66,6 @@ def norm_scales(subject: Subject, alone: bool = False) -> Float[Tensor, "sites t
         if i < len(model.sublayers):
             h = walk.sublayer(i, h, tap=tap)
     return torch.stack(found)
+
+
+CHECK = Check(30, lambda asked: frozen_norm(asked.subject), "the model has LayerNorms")

@@ -1,8 +1,9 @@
-"""Gather: every check on one circuit, its grade, and one JSON object of it all."""
+"""Gather: every check of this folder on one circuit, what prunes again, its grade, and one JSON object of it all."""
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,23 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_model.circuits.config import PruneConfig
-from sparse_model.circuits.evidence.adversarial import adversarial
 from sparse_model.circuits.evidence.agreement import agreement
-from sparse_model.circuits.evidence.binarised import binarised
+from sparse_model.circuits.evidence.check import Asked, all_checks
 from sparse_model.circuits.evidence.controls import KINDS, control_runs
-from sparse_model.circuits.evidence.faithfulness import faithfulness
 from sparse_model.circuits.evidence.finding import Finding
-from sparse_model.circuits.evidence.frozen_norm import frozen_norm
 from sparse_model.circuits.evidence.grades import Grade, grade
-from sparse_model.circuits.evidence.interchange import interchange
-from sparse_model.circuits.evidence.necessity import Necessity, necessity
+from sparse_model.circuits.evidence.necessity import Necessity
 from sparse_model.circuits.evidence.outcome import Subject
-from sparse_model.circuits.evidence.sufficiency import Sufficiency, sufficiency
+from sparse_model.circuits.evidence.sufficiency import Sufficiency
 from sparse_model.circuits.prune import prune
 from sparse_model.tasks.token_pairs import TokenPairs
 
-NOT_COVERED = "the model has LayerNorms"
-NO_RANKING = "the circuit was saved without its ranking; prune again"
 ONE_SEED = "one seed only; pass --seeds to prune with more"
 QUICK = "skipped by --quick"
 
@@ -96,13 +91,9 @@ def gather(
         else:
             findings[name] = found
 
-    check("sufficiency", lambda: sufficiency(subject, draws))
-    check("necessity", lambda: necessity(subject, draws))
-    check("frozen_norm", lambda: frozen_norm(subject), NOT_COVERED)
-    check("interchange", lambda: interchange(subject))
-    check("binarised", lambda: binarised(subject, train))
-    check("faithfulness", lambda: faithfulness(subject), NO_RANKING)
-    check("adversarial", lambda: adversarial(subject))
+    asked = Asked(subject, train, draws)
+    for name, one in all_checks().items():
+        check(name, partial(one.run, asked), one.missing)
     runs = list(circuit.metrics.get("seeds", []))
     if seeds > len(runs) and not quick:
         changed = config.model_copy(update={"seeds": seeds, "edge_steps": 0})

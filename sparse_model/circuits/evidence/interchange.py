@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from foundation.statistics import Estimate
+from sparse_model.circuits.evidence.check import Check
 from sparse_model.circuits.evidence.finding import Finding
 from sparse_model.circuits.evidence.outcome import Subject
 from sparse_model.transformer.taps import Recorder
@@ -82,3 +83,6 @@ def whole_activations(subject: Subject) -> dict[str, Float[Tensor, "tokens C"]]:
         name: recorder.activations[name].flatten(0, 1)[:, mask.nonzero().flatten()]
         for name, mask in subject.circuit.keep.items()
     }
+
+
+CHECK = Check(40, lambda asked: interchange(asked.subject))

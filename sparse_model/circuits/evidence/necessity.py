@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from foundation.statistics import Estimate, mean_estimate, permutation_p
 from sparse_model.circuits.circuit import random_circuit
+from sparse_model.circuits.evidence.check import Check
 from sparse_model.circuits.evidence.finding import Finding
 from sparse_model.circuits.evidence.outcome import Subject
 
@@ -58,3 +59,6 @@ def necessity(subject: Subject, draws: int = 100) -> Necessity:
         any_losses=losses[False],
         p_any=permutation_p(removed.loss, np.array(losses[False])),
     )
+
+
+CHECK = Check(20, lambda asked: necessity(asked.subject, asked.draws))

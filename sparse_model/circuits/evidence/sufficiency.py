@@ -6,6 +6,7 @@ import numpy as np
 
 from foundation.statistics import Estimate, mean_estimate
 from sparse_model.circuits.circuit import random_circuit
+from sparse_model.circuits.evidence.check import Check
 from sparse_model.circuits.evidence.finding import Finding
 from sparse_model.circuits.evidence.outcome import Subject
 
@@ -60,3 +61,6 @@ def sufficiency(subject: Subject, draws: int = 100) -> Sufficiency:
         accuracy=subject.whole.accuracy_estimate(),
         random_circuit_loss=mean_estimate(np.array(random)),
     )
+
+
+CHECK = Check(10, lambda asked: sufficiency(asked.subject, asked.draws))

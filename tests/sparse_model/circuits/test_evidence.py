@@ -19,6 +19,7 @@ from sparse_model.circuits.config import PruneConfig
 from sparse_model.circuits.evidence.adversarial import adversarial
 from sparse_model.circuits.evidence.agreement import agreement
 from sparse_model.circuits.evidence.binarised import best_steps, binarised
+from sparse_model.circuits.evidence.check import all_checks
 from sparse_model.circuits.evidence.control_cache import cached_curves
 from sparse_model.circuits.evidence.controls import KINDS, Nonsense, RandomWeights, compared
 from sparse_model.circuits.evidence.faithfulness import faithfulness
@@ -277,6 +278,14 @@ def test_letters_follow_from_gates_and_what_was_not_measured_does_not_pass(chang
     missing = {name for name, finding in changed.items() if finding is None}
     unmeasured = {gate.name for gate in found.gates if gate.passed is None}
     assert unmeasured == {gate.name for gate in GATES if gate.finding in missing}
+
+
+def test_checks_are_the_modules_that_have_one_in_the_order_of_tables() -> None:
+    found = all_checks()
+    assert list(found)[:3] == ["sufficiency", "necessity", "frozen_norm"]
+    assert list(found)[-1] == "adversarial"
+    assert not {"grades", "gather", "finding"} & set(found)
+    assert len({check.place for check in found.values()}) == len(found)
 
 
 @pytest.mark.parametrize("quick", [True, False])

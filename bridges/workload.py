@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bridges.config import BridgeConfig
 from bridges.distillation import logits_at_once, logits_that_fit
+from dense_adapters.loading import require_known
 from dense_adapters.source import Source, find_source
 from foundation.errors import UserError
 from sparse_model.plan.estimate import Workload
@@ -47,6 +48,8 @@ def dense_shape(name: str, length: int, trust_remote_code: bool = False) -> Dens
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    if not Path(name).exists():
+        require_known(name)
     try:
         source = find_source(name) if Path(name).exists() else Source(name)
         config = AutoConfig.from_pretrained(source.name, trust_remote_code=trust_remote_code, **source.options)

@@ -8,7 +8,7 @@ import typer
 from bridges.config import BridgeConfig
 from cli.app import App
 from cli.options import DenseOption, Device, Json, Out, Overwrite, TrustRemoteCode, check_device, with_settings
-from cli.output import interval, print_json, print_table, say
+from cli.output import interval, print_json, print_table, say, suggest
 from sparse_model.training.config import TrainConfig
 from sparse_model.transformer.shape import SparseShape
 
@@ -56,6 +56,7 @@ def train(
     text, settings = BridgeText.of(data, evaluate_blocks), BridgeSettings(train, bridge, sparse)
     description = train_bridge(stack, model, tokenizer, text, out, settings, overwrite, device)
     say(f"bridge written to {out}")
+    suggest("circuit", "prune", out, "--task", "TASK", "--out", out.with_name("circuit"))
     show(description.get("evaluation", {}), as_json)  # evaluated by the first process alone
 
 

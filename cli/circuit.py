@@ -10,7 +10,7 @@ from cli.circuit_compare import compare
 from cli.circuit_show import show
 from cli.dropped import say_dropped, say_shortfall
 from cli.options import CorpusText, Device, Json, Out, Overwrite, TaskOption, check_device, with_settings
-from cli.output import print_json, print_table, say
+from cli.output import print_json, print_table, say, suggest
 from sparse_model.circuits.config import PruneConfig
 
 app = App(help=__doc__)
@@ -85,6 +85,9 @@ def prune(
     circuit.save(out, overwrite)
     keep_task(task, out)
     say(f"circuit written to {out}")
+    suggest("circuit", "evaluate", out, "--model", model)
+    if (model / "bridge.json").is_file():
+        suggest("edit", "validate", out, "--bridge", model, "--out", out.with_name(f"{out.name}-report"))
     show_evaluation(circuit.task, evaluation, as_json)
 
 

@@ -7,7 +7,7 @@ import typer
 
 from cli.app import App
 from cli.options import Json, Out, Overwrite, TrustRemoteCode, with_settings
-from cli.output import print_json, print_table, say
+from cli.output import print_json, print_table, say, suggest
 from sparse_model.corpus.config import CorpusConfig
 
 app = App(help=__doc__)
@@ -60,6 +60,10 @@ def build(
         raise UserError("--text-field: belongs to a --source with fields; name one")
     built = build_corpus(corpus, out, overwrite, trust_remote_code)
     say(f"corpus written to {out}")
+    if corpus.tokenizer is None:
+        suggest("sparse", "train", "--corpus", out, "--out", out.with_name("sparse"))
+    else:
+        suggest("bridge", "train", corpus.tokenizer, "--corpus", out, "--out", out.with_name("bridge"))
     if as_json:
         print_json({"out": str(out), **built.description})
     else:

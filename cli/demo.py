@@ -8,7 +8,7 @@ import typer
 
 from cli.app import App
 from cli.options import Device, Json, check_device
-from cli.output import print_json, print_table, say
+from cli.output import print_json, print_table, say, suggest
 from cli.verdict import Accept, is_accepted, show_verdict
 
 app = App(help=__doc__)
@@ -63,6 +63,7 @@ def demo(
     report["seconds"] = time.perf_counter() - start
     write_report(out, report, overwrite=True)
     say(f"report written to {out / 'report.html'}")
+    suggest("circuit", "prune", found.bridge, "--task", next(iter(report["tasks"])), "--out", "circuit")
     if as_json:
         print_json(report)
     else:

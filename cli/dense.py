@@ -7,7 +7,7 @@ import typer
 
 from cli.app import App
 from cli.options import Device, Json, Out, Overwrite, TrustRemoteCode, check_device, with_settings
-from cli.output import print_json, print_table, say
+from cli.output import print_json, print_table, say, suggest
 from sparse_model.training.config import DenseConfig, TrainConfig
 
 app = App(help=__doc__)
@@ -56,6 +56,7 @@ def train(
         kind="dense model",
     )
     say(f"dense model written to {out}")
+    suggest("bridge", "train", out, "--corpus", corpus, "--out", out.with_name("bridge"))
     if as_json:
         print_json({"out": str(out), "final": rows[-1]})
 

@@ -18,7 +18,7 @@ from cli.options import (
     TrustRemoteCode,
     check_device,
 )
-from cli.output import Pieces, print_json, print_side_by_side, print_table, say
+from cli.output import Pieces, print_json, print_side_by_side, print_table, say, suggest
 from cli.placebo import placebo
 from cli.verdict import Accept, Draws, is_accepted, show_verdict
 
@@ -112,6 +112,9 @@ def map_(
     save_edit(edit, out, overwrite)
     description = describe(edit)
     say(f"edit written to {out}")
+    model = dense or pairing.artefact.description["dense"]["name"]
+    more = ("--counterfactual", "TEXT") if form == "paired" else ()
+    suggest("edit", "apply", out, "--dense", model, "--prompt", "TEXT", *more)
     if as_json:
         print_json(description)
     else:
@@ -217,6 +220,7 @@ def bake(
         edit, dense, out, Baking(how, amount, tuple(node or ())), overwrite, check_device(device), trust_remote_code
     )
     say(f"checkpoint written to {out}")
+    suggest("dense", "check", out)
     if as_json:
         print_json({"out": str(out), "how": how, **asdict(baked)})
     else:

@@ -7,7 +7,7 @@ import typer
 
 from cli.app import App
 from cli.options import Device, Json, Out, Overwrite, Seed, check_device, with_settings
-from cli.output import interval, print_json, print_table, say
+from cli.output import interval, print_json, print_table, say, suggest
 from cli.sweep import sweep
 from sparse_model.training.config import TrainConfig
 from sparse_model.transformer.shape import SparseShape
@@ -49,6 +49,7 @@ def train(
 
     rows = train_sparse(sparse, train, Corpus.load(corpus), out, overwrite, check_device(device))
     say(f"sparse model written to {out}")
+    suggest("task", "check", out)
     if as_json:
         print_json({"out": str(out), "final": rows[-1]})
 

@@ -29,6 +29,8 @@ from dense_adapters.tying import note_untied_head
 from foundation.tokenizers import load_faithful_tokenizer
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+OFFLINE = "connect to 'https://huggingface.co'"
+"""In what transformers says where neither the hub nor its cache answers."""
 _DAMAGED = {
     "SafetensorError": "its weights are truncated or damaged; copy them again",
     "UnpicklingError": "its .bin file holds more than tensors, or is damaged; convert it to safetensors where it is trusted",
@@ -75,7 +77,7 @@ def load_dense(
 def _read_config(source: Source, trust_remote_code: bool) -> None:
     """Refuse what the configuration alone rules out."""
     if not Path(source.name).is_dir():
-        _require_known(source.name)
+        require_known(source.name)
     if source.gguf_file is None:
         raw, _ = reading("configuration", source.shown, lambda: PreTrainedConfig.get_config_dict(source.name))
         refuse_implausible(raw, source.shown)
@@ -87,11 +89,20 @@ def _read_config(source: Source, trust_remote_code: bool) -> None:
     refuse_encoders(config)
 
 
-def _require_known(name: str) -> None:
-    """Refuse a name that is no folder here and no model that Hugging Face, or its cache, gives."""
+def require_known(name: str) -> None:
+    """Refuse a name that is no folder here and no model that Hugging Face, or its cache, gives.
+
+    Raises:
+        AttachError: the message says whether it was asked, or there is no network.
+    """
     try:
         PreTrainedConfig.get_config_dict(name)
     except Exception as failure:  # of the network, the hub, the cache, the file
+        if OFFLINE in str(failure):
+            raise AttachError(
+                f"{name}: there is no such folder, and the cache of Hugging Face does not hold a model of that name, while there "
+                f"is no network; check the name, or download it where there is network (hf download {name})"
+            ) from failure
         reason = next((line.strip() for line in str(failure).splitlines() if line.strip()), type(failure).__name__)
         raise AttachError(
             f"{name}: there is no such folder, and Hugging Face gives no model of that name ({reason[:160]}); "

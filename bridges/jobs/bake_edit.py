@@ -7,6 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from bridges.edits.edit_folder import edit_form
 from bridges.edits.mapping import check_base_model
 from bridges.edits.paired_artefact import PairedEdit, load_paired
 from dense_adapters import AddBias, DenseStack, RemoveDirection, bake, load_dense, load_stack
@@ -55,6 +56,10 @@ def bake_edit(
     """
     if out.exists() and not overwrite:
         raise UserError(f"{out}: already exists; choose another --out or pass --overwrite")
+    if edit_form(folder) != "paired":
+        raise UserError(
+            f"{folder}: is a standing edit, which no weight can hold; map the circuit again with --form paired and bake that"
+        )
     edit = load_paired(folder)
     chosen = _chosen(folder, edit, baking.nodes)
     stack, tokenizer = load_stack(dense, device, trust_remote_code)

@@ -58,8 +58,8 @@ def prune(
     full = decide.loss({name: torch.ones_like(value, dtype=torch.bool) for name, value in values.items()})
     if full > config.target_loss:
         raise UserError(
-            f"task '{train.name}': the whole model has loss {full:.3f}, above the target {config.target_loss}; choose a task it "
-            "can do (sparsebridge task check) or a higher --target-loss"
+            f"task '{train.name}': the whole model has loss {full:.3f} on training and validation pairs, above the target "
+            f"{config.target_loss}; choose a task it can do (sparsebridge task check) or a higher --target-loss"
         )
     prompts = Prompts(model, train)
     seeds = range(config.seed, config.seed + config.seeds)

@@ -229,6 +229,13 @@ def test_the_exit_code_says_whether_the_verdict_is_good_enough(
     assert ran.code == code
 
 
+def test_baking_a_standing_edit_is_refused_with_the_option_it_needs(cli: Callable, edits: dict[str, Path]) -> None:
+    ran = cli("edit", "bake", edits["standing"], "--dense", DENSE, "--out", edits["standing"].with_name("baked"))
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert "map the circuit again with --form paired" in ran.err
+    assert not edits["standing"].with_name("baked").exists()
+
+
 def test_fewer_draws_than_a_p_value_needs_are_refused_before_the_work(cli: Callable, bundled_circuit: Path) -> None:
     ran = cli("edit", "validate", bundled_circuit, "--bridge", BRIDGE, "--draws", "20")
     assert (ran.code, ran.err.count("\n")) == (2, 1)

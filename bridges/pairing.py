@@ -16,6 +16,8 @@ class Pairing:
     stack: DenseStack
     tokenizer: PreTrainedTokenizerBase
     artefact: BridgeArtefact
+    place: str = ""
+    """id or folder the dense model was loaded from"""
 
 
 def load_pairing(bridge: Path, dense: str | None, device: str = "cpu", trust_remote_code: bool = False) -> Pairing:
@@ -31,4 +33,4 @@ def load_pairing(bridge: Path, dense: str | None, device: str = "cpu", trust_rem
         name = str(bridge.parent / name)
     stack, tokenizer = load_stack(name, device, trust_remote_code)
     artefact.check_dense(stack.fingerprint, name)
-    return Pairing(stack, tokenizer, artefact)
+    return Pairing(stack, tokenizer, artefact, name)

@@ -20,7 +20,7 @@ from cli.options import (
 )
 from cli.output import Pieces, print_json, print_side_by_side, print_table, say, suggest
 from cli.placebo import placebo
-from cli.verdict import Accept, Draws, is_accepted, show_verdict
+from cli.verdict import Accept, Draws, is_accepted, show_difference, show_verdict
 
 app = App(help=__doc__)
 
@@ -248,6 +248,14 @@ def validate(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="also write report.json and report.html to this folder")
     ] = None,
+    adapter: Annotated[
+        Path | None,
+        typer.Option(
+            "--adapter",
+            help="a LoRA folder that peft saved: judge the circuit on the model with it merged in too, and show both; the "
+            "exit code is that of the model without it",
+        ),
+    ] = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     device: Device = "cpu",
@@ -272,12 +280,21 @@ def validate(
     loaded.check_model(pairing.artefact.sparse, str(bridge))
     chosen = task or kept_task(circuit, loaded.task)
     material = Material(pairing, chosen, Amounts(2 * pairs, pairs, blocks, seed), corpus)
-    found = judge(loaded, material, draws)
+    if adapter is not None:
+        from bridges.jobs.difference import judge_difference
+
+        both = judge_difference(loaded, material, pairing.place, adapter, draws, trust_remote_code)
+        found, after = both.base, both.adapted
+    else:
+        found, after = judge(loaded, material, draws), None
     if out is not None:
         write_verdict(out, loaded, pairing.artefact, material.splits.held_out, found, overwrite)
     if as_json:
-        print_json(found.report)
+        print_json(found.report if after is None else both.to_json())
     else:
         show_verdict(loaded.task, found.report)
+        if after is not None:
+            show_verdict(f"{loaded.task} with the adapter", after.report)
+            show_difference(both.to_json()["figures"], found.word, after.word)
     if not is_accepted(found.word, accept):
         raise typer.Exit(1)

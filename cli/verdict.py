@@ -53,3 +53,14 @@ def show_verdict(task: str, report: dict[str, Any]) -> None:
         typer.echo(report["beats_baselines"]["sentence"])
     if report["unplaced"]:
         typer.echo(f"nodes at sites that meet no dense site, left out: {', '.join(report['unplaced'])}")
+
+
+def show_difference(figures: dict[str, Any], before: str, after: str) -> None:
+    """Print what one circuit is on a model and on the same model with an adapter."""
+    rows = [
+        [name, *("–" if both[which] is None else interval(both[which], 2) for which in ("base", "adapted"))]
+        for name, both in figures.items()
+    ]
+    print_table(
+        "the same circuit, pairs and bridge", ("", "base", "with the adapter"), [["verdict", before, after], *rows]
+    )

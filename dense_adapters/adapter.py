@@ -63,6 +63,7 @@ def merged(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
 
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what the libraries say to each other
             warnings.filterwarnings("error", message=".*missing adapter keys.*")
             both = PeftModel.from_pretrained(model, str(adapter))
             whole = both.merge_and_unload(safe_merge=True)

@@ -23,7 +23,7 @@ from dense_adapters.errors import AttachError
 from dense_adapters.gguf_cache import cached_conversion
 from dense_adapters.kinds import refuse_encoders
 from dense_adapters.plausible import refuse_implausible
-from dense_adapters.source import Source, find_source
+from dense_adapters.source import Source, find_adapter, find_source
 from dense_adapters.stack import DenseStack
 from dense_adapters.tying import note_untied_head
 from foundation.tokenizers import load_faithful_tokenizer
@@ -188,13 +188,21 @@ def _refusal(what: str, name: str, failure: Exception) -> AttachError:
     )
 
 
-def load_stack(model: str, device: str = "cpu", trust_remote_code: bool = False) -> tuple[DenseStack, Any]:
+def load_stack(
+    model: str, device: str = "cpu", trust_remote_code: bool = False, adapter: Path | None = None
+) -> tuple[DenseStack, Any]:
     """A dense model as a residual stack, proven at every site, and its tokenizer.
+
+    Args:
+        adapter: folder of an adapter (LoRA and its kind) to merge into the model.
 
     Raises:
         AttachError: it does not load, is not a decoder-only language model, or the numeric probe refused some of its sites.
     """
+    found = None if adapter is None else find_adapter(adapter)
     network, tokenizer = load_dense(model, device=device, trust_remote_code=trust_remote_code)
+    if found is not None:
+        network = merged(network, found).eval().requires_grad_(False)
     stack = DenseStack(network)
     if stack.report.refused:
         raise AttachError(

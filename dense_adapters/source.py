@@ -89,6 +89,17 @@ def _only_gguf(folder: Path) -> str | None:
     )
 
 
+def find_adapter(folder: str | Path) -> Path:
+    """The folder of an adapter that is to be merged into a model given apart.
+
+    Raises AttachError where the folder holds none, or the library that reads adapters is absent.
+    """
+    found = _adapter(Path(folder))
+    if found is None:
+        raise AttachError(f"{folder}: holds no adapter ({ADAPTER_FILE}); give a folder that peft saved")
+    return found
+
+
 def _adapter(folder: Path) -> Path | None:
     """The folder of an adapter: this one, where it holds an adapter alone or beside its base.
 

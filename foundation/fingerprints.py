@@ -1,6 +1,7 @@
 """Fingerprints: hashes that tie an artefact to the numbers it was made from."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +25,12 @@ def tensors_fingerprint(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name}:{tuple(value.shape)}:{value.dtype};".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def values_fingerprint(values: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) over plain values as JSON with sorted keys; the same for what is written and what is read again."""
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def model_fingerprint(model: nn.Module) -> str:

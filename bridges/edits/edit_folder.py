@@ -20,7 +20,7 @@ from foundation.artefacts import (
     write_json,
 )
 from foundation.errors import UserError
-from foundation.fingerprints import tensors_fingerprint
+from foundation.fingerprints import tensors_fingerprint, values_fingerprint
 from foundation.tensors import Expected, check_tensors
 from foundation.text import one_line
 
@@ -47,6 +47,7 @@ class EditRecord(Description):
     model_fingerprint: str
     strength: float
     tensors_fingerprint: str | None = None
+    values_fingerprint: str | None = None
 
 
 Record = TypeVar("Record", bound=EditRecord)
@@ -58,9 +59,8 @@ def save_edit(
     """Write the artefact; nothing is left behind on failure."""
     with atomic_folder(Path(folder), overwrite, "edit") as temporary:
         save_tensors(temporary / TENSORS, tensors)
-        write_json(
-            temporary / DESCRIPTION, {"form": form, **description, "tensors_fingerprint": tensors_fingerprint(tensors)}
-        )
+        values = {"form": form, **description, "tensors_fingerprint": tensors_fingerprint(tensors)}
+        write_json(temporary / DESCRIPTION, {**values, "values_fingerprint": values_fingerprint(values)})
 
 
 def edit_form(folder: Path) -> str:
@@ -87,9 +87,24 @@ def read_edit(folder: Path, form: str, record: type[Record]) -> tuple[Record, di
     if description.get("form") != form:
         raise UserError(f"{folder}: is a {one_line(str(description.get('form')))[:40]} edit, not a {form} one")
     found = record.check(description, str(folder / DESCRIPTION), "edit")
+    _check_values(folder / DESCRIPTION, description, found.values_fingerprint)
     tensors = read_tensors(folder / TENSORS, "edit")
     check_fingerprint(tensors, found.tensors_fingerprint, folder / TENSORS, "edit")
     return found, tensors
+
+
+def _check_values(place: Path, description: Mapping[str, Any], expected: str | None) -> None:
+    """Refuse a description whose values are not those it was written with; edits made before 0.1.0 say nothing of them.
+
+    Raises:
+        UserError: strength, rule, sites or anything else was changed since.
+    """
+    apart = ("values_fingerprint", "schema_version", "made_by")
+    values = {key: value for key, value in description.items() if key not in apart}
+    if expected is not None and values_fingerprint(values) != expected:
+        raise UserError(
+            f"{place}: its values are not those it was written with; copy the edit again, and choose a strength with --strength"
+        )
 
 
 def checked_parts(

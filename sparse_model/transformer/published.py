@@ -4,6 +4,7 @@ Every switch of the published config is mapped to ours or refused by name; the s
 `weights_only`, so nothing in it can run.
 """
 
+import io
 import json
 import pickle
 from pathlib import Path
@@ -168,4 +169,6 @@ def export_published(model: SparseTransformer, folder: Path, overwrite: bool = F
         state[POSITIONS] = model.embeddings("wte").weight.new_zeros(model.config.block_size, model.config.d_model)
     with atomic_folder(folder, overwrite) as temporary:
         (temporary / CONFIG_NAME).write_text(json.dumps(published, indent=1) + "\n", encoding="utf-8")
-        torch.save(state, temporary / WEIGHTS_NAME)
+        packed = io.BytesIO()  # written by torch itself, a full disk ends in an error that does not say so
+        torch.save(state, packed)
+        (temporary / WEIGHTS_NAME).write_bytes(packed.getbuffer())

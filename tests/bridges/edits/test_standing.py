@@ -1,5 +1,6 @@
 """Standing edits: read off the dense stream, by walk and by hooks, under generation, and fitted to prompts."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -261,3 +262,42 @@ def test_node_edits_take_rules_of_single_nodes_and_refuse_neurons_and_missing_va
         make("1.mlp.post_act:6", "scale")
     with pytest.raises(UserError, match="choose ablate"):
         make("1.attn.act_in:6", "move")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("strength", 5.0),
+        ("claim", "does nothing"),
+        ("left_out_first", True),
+        ("task", "u"),
+        ("metrics", {"flips": 1.0}),
+    ],
+)
+def test_a_value_changed_by_hand_is_refused_and_an_edit_from_before_there_was_a_fingerprint_is_not(
+    key: str, value: object, edit: StandingEdit, tmp_path: Path
+) -> None:
+    save_standing(edit, tmp_path / "e")
+    place = tmp_path / "e" / "edit.json"
+    description = json.loads(place.read_text())
+    assert key in description
+    place.write_text(json.dumps(dict(reversed(description.items())), indent=7))
+    load_standing(tmp_path / "e")  # order and spaces are no values
+    place.write_text(json.dumps({**description, key: value}))
+    with pytest.raises(UserError, match="not those it was written with"):
+        load_standing(tmp_path / "e")
+    place.write_text(json.dumps({k: v for k, v in {**description, key: value}.items() if k != "values_fingerprint"}))
+    load_standing(tmp_path / "e")
+
+
+def test_a_rules_value_and_a_site_are_among_what_is_checked(edit: StandingEdit, tmp_path: Path) -> None:
+    save_standing(edit, tmp_path / "e")
+    place = tmp_path / "e" / "edit.json"
+    for key, value in (("dense_site", 2), ("nodes", ["x", "y", "z"]), ("rule_values", {"radius": 1e9})):
+        description = json.loads(place.read_text())
+        description["sites"][0][key] = value
+        (tmp_path / "f").mkdir(exist_ok=True)
+        (tmp_path / "f" / "edit.json").write_text(json.dumps(description))
+        (tmp_path / "f" / "edit.safetensors").write_bytes((tmp_path / "e" / "edit.safetensors").read_bytes())
+        with pytest.raises(UserError, match="not those it was written with"):
+            load_standing(tmp_path / "f")

@@ -172,7 +172,11 @@ def measure(repeats: int, depths: tuple[int, ...] = (2, 4)) -> dict[str, Any]:
             first = step()
         again = plain()
         assert abs(first - again) < 1e-4 * abs(first), (first, again)
-        runs = {"step": step, "straightforward": plain, "products": replay(recording.products)}
+        runs: dict[str, Callable[[], object]] = {
+            "step": step,
+            "straightforward": plain,
+            "products": replay(recording.products),
+        }
         _, cpu = interleave(runs, repeats, warm_up=1)
         found[f"L={depth}, S={S}"] = {
             "straightforward_over_step": round(ratio(cpu, "straightforward", "step"), 2),

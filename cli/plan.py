@@ -42,7 +42,10 @@ def plan(
     utilisation: Annotated[
         float | None,
         typer.Option(
-            "--utilisation", min=0.001, max=1, help="share of the peak rate reached; unset: 0.3, an assumption"
+            "--utilisation",
+            min=0.001,
+            max=1,
+            help="share of the peak rate reached; unset: that of the measured run nearest in device and size",
         ),
     ] = None,
     measure: Annotated[
@@ -62,7 +65,8 @@ def plan(
     from bridges.workload import bridged_workload, dense_shape
     from sparse_model.corpus.corpus import Corpus
     from sparse_model.plan.estimate import make_plan, sparse_workload
-    from sparse_model.plan.hardware import ASSUMED_UTILISATION, find_device
+    from sparse_model.plan.hardware import find_device
+    from sparse_model.plan.measured import Utilisation, expected_utilisation
 
     if corpus is not None:
         data = Corpus.load(corpus)
@@ -75,7 +79,13 @@ def plan(
         shape = dense_shape(dense, block_length, trust_remote_code)
         config = sparse.config(shape.vocab_size, block_length)
         workload = bridged_workload(config, shape, bridge, train, None if on == "cpu" else device.memory)
-    arguments = (workload, train, block_length, device, devices, utilisation or ASSUMED_UTILISATION)
+    work_of_one = workload.step_flops * train.batch_size * block_length / devices
+    reached = (
+        expected_utilisation(on, train.precision, work_of_one)
+        if utilisation is None
+        else Utilisation(utilisation, "as given")
+    )
+    arguments = (workload, train, block_length, device, devices, reached.share)
     found = make_plan(*arguments, split=split)
     if measure:
         say(f"running {MEASURED_STEPS} steps")
@@ -83,10 +93,12 @@ def plan(
         share = train.model_copy(update={"batch_size": train.batch_size // devices})
         seconds = _measure(config, dense, bridge, share, block_length, place, trust_remote_code)
         found = make_plan(*arguments, seconds_per_step=seconds, split=split)
+        reached = Utilisation(found.utilisation, "measured here")
+    described = {**found.to_json(), "utilisation_source": reached.source}
     if as_json:
-        print_json(found.to_json())
+        print_json(described)
     else:
-        _show(found.to_json(), assumed=utilisation is None and not measure)
+        _show(described)
     if not found.to_json()["fits"]:
         say(f"does NOT fit: {_what_would_fit(found)}")
         raise typer.Exit(1)
@@ -133,7 +145,7 @@ def _measure(
     return seconds_per_step(objective, train, config.vocab_size, block_length, MEASURED_STEPS)
 
 
-def _show(found: dict[str, Any], assumed: bool) -> None:
+def _show(found: dict[str, Any]) -> None:
     memory, flops, disk = found["memory_bytes"], found["flops_per_token"], found["disk_bytes"]
     parts = ("weights", "gradients", "moments", "activations", "casts", "buckets", "gathered")
     where = f"{found['devices']} × {found['device']}"
@@ -152,7 +164,7 @@ def _show(found: dict[str, Any], assumed: bool) -> None:
         ["disk: checkpoints", _bytes(disk["checkpoints"])],
     ]
     share = f"{found['utilisation']:.0%} of {found['peak_flops'] / 1e12:.3g} TFLOP/s"
-    note = f"hours at {share}, " + ("an assumption; --measure replaces it" if assumed else "as given or measured")
+    note = f"hours at {share}, {found['utilisation_source']}"
     if not found["fits"]:
         note += "; does NOT fit: lower --batch-size or raise --accumulate"
         note += "" if found["split"] else ", or spread the parameters with --split and --devices"

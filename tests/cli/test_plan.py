@@ -31,6 +31,15 @@ def test_a_measured_plan_says_so(cli: Callable) -> None:
     assert "assumption" in cli("plan", *SMALL, "--on", "h100").out
 
 
+def test_a_plan_names_the_measured_run_that_its_utilisation_is_from(cli: Callable) -> None:
+    line = ["plan", *SMALL, "--on", "h200", "--precision", "bf16", "--json"]
+    found = cli(*line).json
+    assert found["utilisation_source"].startswith("as ")
+    assert 0 < found["utilisation"] < 0.3
+    given = cli(*line, "--utilisation", "0.5").json
+    assert (given["utilisation"], given["utilisation_source"]) == (pytest.approx(0.5), "as given")
+
+
 def test_bridges_and_the_frozen_model_are_counted(cli: Callable) -> None:
     found = cli("plan", "--dense", BUNDLED / "dense", "--on", "l4", "--json").json
     assert found["bridge_parameters"] == 5 * (2 * 128 * 256 + 256 + 128)

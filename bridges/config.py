@@ -4,13 +4,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from foundation.settings import Settings
+from bridges.site_terms import SiteTerms
 
 AlignmentRule = Literal["boundaries", "every"]
 """See `bridges.alignment`."""
 
 
-class BridgeConfig(Settings):
+class BridgeConfig(SiteTerms):
     """Weights of the loss terms and the bridges' own optimiser settings."""
 
     topk_fraction: float = Field(0.25, gt=0, le=1, description="fraction of sparse channels the encoders keep")
@@ -21,7 +21,6 @@ class BridgeConfig(Settings):
         "away from the dense model",
     )
     distillation: float = Field(1.0, ge=0, description="weight of KL(dense ‖ sparse)")
-    nmse: float = Field(1.0, ge=0, description="c₁, weight of M2")
     dense_to_sparse: float = Field(1.0, ge=0, description="c₂, weight of M3")
     sparse_to_dense: float = Field(1.0, ge=0, description="c₃, weight of M4")
     align: AlignmentRule = Field(

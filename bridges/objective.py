@@ -19,9 +19,9 @@ from torch import Tensor
 from bridges.bridge import Bridge
 from bridges.config import BridgeConfig
 from bridges.distillation import Readout, distil
-from bridges.losses import nmse
 from bridges.massive import after_first
 from bridges.protocol import ResidualStack, Walk, residual_sites
+from bridges.site_terms import TERMS
 from sparse_model.training.objective import Objective, ParameterGroup, trainable
 from sparse_model.transformer.model import SparseTransformer
 
@@ -56,14 +56,18 @@ class BridgedObjective(Objective):
         encoded = [bridge.encode(j, h_dense[site.dense]) for j, site in enumerate(sites)]
         decoded = [bridge.decode(j, h_sparse[site.sparse]) for j, site in enumerate(sites)]
         kept = after_first if config.skip_first else _whole
-        of_bridges = sum(
-            (
-                nmse(kept(encoded[j]), kept(h_sparse[site.sparse].detach()))
-                + nmse(kept(decoded[j]), kept(h_dense[site.dense]))
-                for j, site in enumerate(sites)
-            ),
-            start=torch.zeros((), device=tokens.device),
-        )
+        weights = {name: float(getattr(config, name)) for name in TERMS if getattr(config, name)}
+        of_bridges = {
+            name: sum(
+                (
+                    TERMS[name](kept(encoded[j]), kept(h_sparse[site.sparse].detach()))
+                    + TERMS[name](kept(decoded[j]), kept(h_dense[site.dense]))
+                    for j, site in enumerate(sites)
+                ),
+                start=torch.zeros((), device=tokens.device),
+            )
+            for name in weights
+        }
         chosen = choose_crossings(len(sites), config.crossings, draw)
         weight = len(sites) / len(chosen)
         into_sparse, learned = sparse_walk.unembed, self.sparse.unembedding_parameters()
@@ -87,8 +91,8 @@ class BridgedObjective(Objective):
         return {
             "cross_entropy": found.cross_entropy[0],
             **crossing,
-            "nmse": of_bridges,
-            "loss": found.total + config.nmse * of_bridges,
+            **of_bridges,
+            "loss": sum((weights[name] * value for name, value in of_bridges.items()), start=found.total),
         }
 
 

@@ -26,6 +26,7 @@ CHECKER = (  # an int serves as a float; methods are decorated one by one, where
 UNCHECKED = {
     "sparse_model.transformer.config",  # Hugging Face makes the constructor of a config class itself
     "sparse_model.transformer.abs_topk_triton",  # Triton compiles the source of its kernels, undecorated
+    "bridges.site_terms",  # names the types of torch without importing it
 }
 
 

@@ -57,7 +57,8 @@ def _named_base(adapter: Path) -> Source:
 def merged(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
     """`model` with the adapter added to its weights.
 
-    Raises AttachError where the adapter does not fit the model or leaves some of its weights at their initial values.
+    Raises:
+        AttachError: the adapter does not fit the model or leaves some of its weights at their initial values.
     """
     from peft import PeftModel
 

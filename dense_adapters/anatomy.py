@@ -36,7 +36,8 @@ class Anatomy:
 def find_anatomy(model: PreTrainedModel) -> Anatomy:
     """Locate trunk and layers: the longest `ModuleList` as long as the configuration's layer count.
 
-    Raises AttachError where the model is an encoder–decoder, or where no such list, or more than one, exists.
+    Raises:
+        AttachError: the model is an encoder–decoder, or no such list, or more than one, exists.
     """
     name = type(model).__name__
     refuse_other_kinds(model.config)

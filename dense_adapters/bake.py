@@ -69,8 +69,9 @@ class WeightChanges:
 def weight_changes(stack: ResolvedStack, edits: tuple[WeightEdit, ...]) -> WeightChanges:
     """The weights that make the model compute `edits`, in the order given, by itself; the model is only read.
 
-    Raises AttachError, with the reason, for tied, shared, quantised and offloaded weights, for weights that cannot
-    hold the edit, and for a direction of another width or of length zero.
+    Raises:
+        AttachError: weights are tied, shared, quantised or offloaded, or cannot hold the edit, or a direction is of another
+            width or of length zero; the message says which.
     """
     changed: dict[str, Tensor] = {}
     switches: dict[str, bool] = {}
@@ -185,7 +186,11 @@ def _refuse_unbakeable(stack: ResolvedStack, reader: Reader) -> None:
 
 
 def _refuse_parameter(stack: ResolvedStack, name: str, parameter: Tensor) -> None:
-    """Raise AttachError where a parameter is not an ordinary one of its own."""
+    """Refuse a parameter that is not an ordinary one of its own.
+
+    Raises:
+        AttachError: a parameter is not an ordinary one of its own.
+    """
     plain = type(parameter) is nn.Parameter and parameter.dtype in _CHECK_TOLERANCE
     if not plain or not _loaded_unquantised(stack.model):
         raise AttachError(f"{name} is quantised ({parameter.dtype}) and read-only; load the model unquantised to bake")

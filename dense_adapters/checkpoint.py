@@ -53,8 +53,11 @@ def bake(stack: ResolvedStack, edits: tuple[WeightEdit, ...], folder: Path | str
     """Write the model of `stack` with `edits` in its weights to `folder`, which must not exist yet.
 
     The model in memory stays as it is. Before the folder appears it is loaded again and its logits are compared with
-    those of the hooked model. Raises AttachError with the reason where a weight cannot be baked (see `weight_changes`)
-    or where the two differ, FileExistsError where the folder exists.
+    those of the hooked model.
+
+    Raises:
+        AttachError: a weight cannot be baked (see `weight_changes`), or the two differ.
+        FileExistsError: the folder exists.
     """
     if not edits:
         raise AttachError("no edits to bake; give at least one RemoveDirection or AddBias")
@@ -95,7 +98,8 @@ def bake(stack: ResolvedStack, edits: tuple[WeightEdit, ...], folder: Path | str
 def undo_bake(folder: Path | str, restored: Path | str) -> str:
     """Write the model of a baked folder with its old weights to `restored`, and return its fingerprint.
 
-    Raises AttachError where the folder holds no baked model or the hash of what comes out is not the one before baking.
+    Raises:
+        AttachError: the folder holds no baked model or the hash of what comes out is not the one before baking.
     """
     folder = Path(folder)
     if not (folder / _RECORD).exists():
@@ -153,10 +157,13 @@ def _fill(model: PreTrainedModel, state: dict[str, Tensor], switches: dict[str, 
 
 @torch.no_grad()
 def _require_as_hooked(stack: ResolvedStack, edits: tuple[WeightEdit, ...], folder: Path) -> None:
-    """Raise AttachError where a written folder, loaded again, does not compute what the hooks do.
+    """Compare a written folder, loaded again, with what the hooks do.
 
     The measure is the probe's for logits: the largest difference over max(1, |logit|). In half precision only gross
     mistakes show.
+
+    Raises:
+        AttachError: a written folder, loaded again, does not compute what the hooks do.
     """
     device = next(stack.model.parameters()).device
     tokens, mask = probe_batch(stack.model)

@@ -22,10 +22,13 @@ bias of an attention ends in the name of its projection."""
 
 
 def require_complete(model: nn.Module, info: dict[str, Any], name: str) -> None:
-    """Raise AttachError, naming the tensors, where the checkpoint at `name` does not fit `model`.
+    """Refuse a model whose weights are not all there.
 
     info: what `from_pretrained(output_loading_info=True)` says; mis-shaped entries are (name, in the file, in the
     model).
+
+    Raises:
+        AttachError: the checkpoint at `name` does not fit `model`; the message names the tensors.
     """
     shapes = [f"{key} {tuple(found)} instead of {tuple(wanted)}" for key, found, wanted in info["mismatched_keys"]]
     if shapes:

@@ -42,8 +42,10 @@ def editing(
     where: `prompt`, `generated` or `both`. prompt_length: tokens of prompt including padding; None: told from the
     forwards. left_out: positions that are not touched, by their token or as the first of a text.
 
-    Raises IndexError for a site that does not exist, AttachError for one the probe refused, ValueError where a function
-    returns another shape, and AttachError on exit for an edit that touched no position.
+    Raises:
+        IndexError: there is no such site.
+        AttachError: the probe refused the site, or on exit, an edit touched no position.
+        ValueError: a function returned another shape.
     """
     if kind not in ("read", "residual"):
         raise ValueError(f"kind={kind!r} is unknown; choose read or residual")

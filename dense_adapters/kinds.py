@@ -10,7 +10,11 @@ _RECURRENT = {"rwkv", "xlstm", "mamba", "mamba2", "falcon_mamba"}
 
 
 def refuse_other_kinds(config: Any) -> None:
-    """Raise AttachError for encoder–decoder and state-space (recurrent) configurations."""
+    """Refuse configurations of what is no decoder-only transformer.
+
+    Raises:
+        AttachError: it is of an encoder–decoder or a state-space (recurrent) model.
+    """
     if config.is_encoder_decoder:
         raise AttachError(
             f"{config.model_type!r} is an encoder–decoder; attach a decoder-only causal language model instead"
@@ -22,9 +26,12 @@ def refuse_other_kinds(config: Any) -> None:
 
 
 def refuse_encoders(config: Any) -> None:
-    """Raise AttachError where a stored configuration was made for anything but next-token prediction.
+    """Refuse stored configurations that were made for anything but next-token prediction.
 
     Configurations that bring their own code are left to the probe.
+
+    Raises:
+        AttachError: a stored configuration was made for anything but next-token prediction.
     """
     refuse_other_kinds(config)
     made_for = config.architectures or []

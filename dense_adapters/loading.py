@@ -51,8 +51,10 @@ def load_dense(
     id_or_path: hub id, folder, or `.gguf` file. gguf_file: name of the GGUF file inside the folder; a folder with
     exactly one needs no name. dtype: float32 (in which the probe proves most), bfloat16 or float16. device_map: passed
     to accelerate, instead of device. trust_remote_code: run Python code that the model brings along.
-    Raises AttachError, in one line, where the model is no causal language model, where its weights are not all there,
-    or where it or its tokenizer do not load.
+
+    Raises:
+        AttachError: the model is no causal language model, its weights are not all there, or it or its tokenizer do not
+            load; in one line.
     """
     logging.getLogger("transformers.modeling_utils").addFilter(_is_no_padding_advice)
     if dtype not in _DTYPES:

@@ -42,7 +42,8 @@ class NormSpec:
 def describe_norm(module: nn.Module | None, width: int, dtype: torch.dtype) -> NormSpec | None:
     """The NormSpec that reproduces `module` on fixed random inputs of large and small scale; None for no module.
 
-    Raises AttachError where no description fits (a norm with other statistics, a learned scale inside, ...).
+    Raises:
+        AttachError: no description fits (a norm with other statistics, a learned scale inside, ...).
     """
     if module is None:
         return None

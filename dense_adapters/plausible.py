@@ -31,7 +31,11 @@ _MEANS: dict[str, str] = {
 
 
 def refuse_implausible(config: Any, name: str) -> None:
-    """Raise AttachError where a size in a configuration, as read from JSON, is no number that a model can have."""
+    """Refuse a configuration with sizes that no model has.
+
+    Raises:
+        AttachError: a size in a configuration, as read from JSON, is no number that a model can have.
+    """
     if not isinstance(config, dict):
         raise AttachError(f"{name}: config.json is no table of keys; copy it again")
     for key, value in config.items():

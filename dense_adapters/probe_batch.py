@@ -47,9 +47,12 @@ def rms(x: Tensor, real: Tensor) -> float:
 
 @torch.no_grad()
 def require_causal(model: PreTrainedModel, tokens: Tensor) -> None:
-    """Raise AttachError, with the reason measured, where logits [2,T,V] are not those of next tokens.
+    """Refuse logits that are not those of next tokens.
 
     They must be finite, the same whatever the other row of the batch holds, and unmoved by later tokens. tokens: [2,T].
+
+    Raises:
+        AttachError: logits [2,T,V] are not; the message says what was measured.
     """
     name = type(model).__name__
     require_positions(model)
@@ -82,7 +85,11 @@ def require_causal(model: PreTrainedModel, tokens: Tensor) -> None:
 
 
 def require_positions(model: PreTrainedModel) -> None:
-    """Raise AttachError where the model has fewer positions than the probe's texts have tokens."""
+    """Refuse a model that cannot read the probe.
+
+    Raises:
+        AttachError: the model has fewer positions than the probe's texts have tokens.
+    """
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if isinstance(positions, int) and 0 <= positions < PROBE_LENGTH:
         raise AttachError(

@@ -51,8 +51,8 @@ class Reader:
 def find_readers(stack: ResolvedStack, site: int) -> tuple[Tensor, tuple[Reader, ...]]:
     """The read [B,T,D] of the probe batch at `site`, and every module with weights that reads it.
 
-    Raises AttachError where a block reads through two norms (one direction then is two), or where nothing reads the
-    site.
+    Raises:
+        AttachError: a block reads through two norms (one direction then is two), or nothing reads the site.
     """
     stack.require(site, "read")
     tokens, mask = probe_batch(stack.model)

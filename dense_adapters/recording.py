@@ -38,8 +38,9 @@ def recording(
 ) -> Iterator[Recording]:
     """Yield a Recording that fills as the model runs inside the context.
 
-    Raises IndexError for a site that does not exist, AttachError for one the probe refused or, on exit, where no
-    forward ran.
+    Raises:
+        IndexError: there is no such site.
+        AttachError: the probe refused the site, or on exit, no forward ran.
     """
     if kind not in ("read", "residual"):
         raise ValueError(f"kind={kind!r} is unknown; choose read or residual")

@@ -33,7 +33,8 @@ class ResolvedStack:
     def __init__(self, model: PreTrainedModel) -> None:
         """Resolve `model`, which must be in evaluation mode.
 
-        Raises AttachError where the model is no decoder-only transformer, or where a layer's roles cannot be told.
+        Raises:
+            AttachError: the model is no decoder-only transformer, or a layer's roles cannot be told.
         """
         if model.training:
             raise AttachError(f"{type(model).__name__} is in training mode, where dropout is random; call model.eval()")
@@ -112,7 +113,9 @@ class ResolvedStack:
     def norm_spec(self, site: int, part: int = 0) -> NormSpec | None:
         """The norm in front of sublayer `site` (of a block's attention for part 0, MLP for part 1), None without one.
 
-        Raises AttachError where the module there is no known normalisation, IndexError for a site that does not exist.
+        Raises:
+            AttachError: the module there is no known normalisation.
+            IndexError: there is no such site.
         """
         self.check_site(site)
         if (site, part) not in self._norm_specs:
@@ -176,14 +179,22 @@ class ResolvedStack:
         return fingerprint(self.model)
 
     def check_site(self, site: int) -> None:
-        """Raise IndexError, naming the valid ones, for a site that does not exist."""
+        """Refuse a site that does not exist.
+
+        Raises:
+            IndexError: there is no such site; the message names the valid ones.
+        """
         if not 0 <= site < self.n_sites:
             raise IndexError(
                 f"site {site} does not exist; {type(self.model).__name__} has sites 0 to {self.n_sites - 1}"
             )
 
     def require(self, site: int, step: str) -> None:
-        """Raise AttachError where the probe refused this step of this site."""
+        """Refuse a step of a site that did not prove right.
+
+        Raises:
+            AttachError: the probe refused this step of this site.
+        """
         self.check_site(site)
         if self._refused_steps and (site, step) in self._refused_steps:
             refusal = next(r for r in self.report.refused if (r.site, r.step) == (site, step))

@@ -44,7 +44,9 @@ def find_source(id_or_path: str | Path, gguf_file: str | None = None) -> Source:
     """Tell what `id_or_path` is: a hub id, a folder, or a `.gguf` file.
 
     gguf_file: name of the GGUF file inside the folder; a folder without other weights and with exactly one needs none.
-    Raises AttachError, saying what lies there instead, where nothing there can be a model.
+
+    Raises:
+        AttachError: nothing there can be a model; the message says what lies there instead.
     """
     path = Path(id_or_path)
     if path.is_file():
@@ -92,7 +94,8 @@ def _only_gguf(folder: Path) -> str | None:
 def find_adapter(folder: str | Path) -> Path:
     """The folder of an adapter that is to be merged into a model given apart.
 
-    Raises AttachError where the folder holds none, or the library that reads adapters is absent.
+    Raises:
+        AttachError: the folder holds none, or the library that reads adapters is absent.
     """
     found = _adapter(Path(folder))
     if found is None:
@@ -103,7 +106,8 @@ def find_adapter(folder: str | Path) -> Path:
 def _adapter(folder: Path) -> Path | None:
     """The folder of an adapter: this one, where it holds an adapter alone or beside its base.
 
-    Raises AttachError where the library that reads adapters is absent.
+    Raises:
+        AttachError: the library that reads adapters is absent.
     """
     if not (folder / ADAPTER_FILE).is_file():
         return None

@@ -30,8 +30,9 @@ class DenseStack(ResolvedStack):
     def __init__(self, model: PreTrainedModel) -> None:
         """Resolve and probe `model`, which must be in evaluation mode.
 
-        Raises AttachError where the model is no decoder-only transformer, or where a layer's roles cannot be told.
-        Sites whose numbers do not check out are refused one by one and listed in `report.refused`.
+        Raises:
+            AttachError: the model is no decoder-only transformer, or a layer's roles cannot be told. Sites whose
+                numbers do not check out are refused one by one and listed in `report.refused`.
         """
         started = time.perf_counter()
         super().__init__(model)

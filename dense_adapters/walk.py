@@ -38,7 +38,10 @@ class Walk:
     def read(self, site: int, h: Tensor) -> Tensor:
         """The normed input [B,T,D] of sublayer `site` for residual h; at the last site the final norm's output.
 
-        A `block` sublayer with two norms answers with the attention's. Raises AttachError for a refused sublayer.
+        A `block` sublayer with two norms answers with the attention's.
+
+        Raises:
+            AttachError: the probe refused the sublayer.
         """
         self.stack.require(site, "read")
         if site == len(self.stack.sublayers):
@@ -51,7 +54,9 @@ class Walk:
         read: replaces the normed input. For a `block` whose attention and MLP have norms of their own, a tuple gives
         both; a single tensor is the attention's, and its change reaches the MLP's read rescaled by the ratio of the two
         gains, that is, as the same change of the normalised stream.
-        Raises AttachError for a refused sublayer.
+
+        Raises:
+            AttachError: the probe refused the sublayer.
         """
         self.stack.require(site, "sublayer")
         parts = self.stack.contributions[site]

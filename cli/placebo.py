@@ -108,7 +108,7 @@ def read_trials(path: Path) -> dict[tuple[str, str, int], dict[str, Any]]:
 def summarise(trials: list[dict[str, Any]]) -> dict[str, Any]:
     """Verdicts counted by kind; bounds on how often a placebo passes and a planted truth does not."""
     from bridges.validation.placebo import KINDS, PLACEBOS, PLANTED, rate_bound
-    from bridges.validation.verdict import WORDS
+    from foundation.verdicts import WORDS
 
     counts = {
         name: {word: sum(t["word"] == word for t in trials if t["kind"] == name) for word in WORDS} for name in KINDS

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from cli.output import interval, print_table
+from foundation.verdicts import WORDS
 
 Accept = Annotated[
     Literal["explains", "steers"],
@@ -17,8 +18,6 @@ Draws = Annotated[
 
 def is_accepted(word: str, accept: str) -> bool:
     """Whether a verdict is at least the one asked for."""
-    from bridges.validation.verdict import WORDS
-
     words: tuple[str, ...] = WORDS
     return words.index(word) <= words.index(accept)
 

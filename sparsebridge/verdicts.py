@@ -7,8 +7,9 @@ from pathlib import Path
 from bridges.jobs.judge import verdict_report
 from bridges.reports.page import render_artefact, render_page, write_report
 from bridges.validation.validate import validate_circuit
-from bridges.validation.verdict import Gate, Word, reason_of, word_of
+from bridges.validation.verdict import reason_of, word_of
 from foundation.errors import UserError
+from foundation.verdicts import Gate, Word
 from sparse_model.circuits.config import PruneConfig
 from sparse_model.tasks.task import Task
 from sparsebridge.bridged import BridgedModel

@@ -27,7 +27,7 @@ from bridges.alignment import AlignedSite, SiteAlignment
 from bridges.artefact import load_bridge, save_bridge
 from bridges.bridge import Bridge
 from bridges.edits.paired_artefact import PairedEdit, PairedSite, load_paired, save_paired
-from bridges.edits.readout import Gate, Readout
+from bridges.edits.readout import Readout, TopKGate
 from bridges.edits.rules import Clamp, Move
 from bridges.edits.standing import StandingEdit, StandingSite
 from bridges.edits.standing_artefact import load_standing, save_standing
@@ -90,7 +90,7 @@ def paired(folder: Path, _: SparseTransformer) -> Kind:
 
 
 def standing(folder: Path, _: SparseTransformer) -> Kind:
-    gate = Gate(torch.ones(5, 6), torch.ones(5), 2, torch.tensor([0, 3]))
+    gate = TopKGate(torch.ones(5, 6), torch.ones(5), 2, torch.tensor([0, 3]))
     means = (torch.ones(2), torch.zeros(2), torch.ones(2))
     move = Move(*means, whiten=torch.eye(2), shift=torch.ones(2), radius=1.0)
     sites = tuple(

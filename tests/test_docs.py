@@ -257,9 +257,10 @@ def test_every_script_a_document_names_exists() -> None:
 
 def test_the_page_on_failed_verdicts_has_every_word_and_every_gate_in_its_order() -> None:
     from bridges.validation import verdict
+    from foundation.verdicts import WORDS
 
     page = (ROOT / "docs" / "failed_verdict.md").read_text("utf-8")
-    assert tuple(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == verdict.WORDS
+    assert tuple(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == WORDS
     source = Path(verdict.__file__).read_text("utf-8").replace("MOVES,", '"moves",')
     gates = re.findall(r"^        Gate\(\n            \"([\w ]+)\"", source, re.MULTILINE)
     assert len(gates) == 7

@@ -15,7 +15,7 @@ from sparse_model.transformer.abs_topk import abs_topk
 
 
 @dataclass(frozen=True)
-class Gate:
+class TopKGate:
     """The whole encoder at a site: rows [S, D], bias [S], and how many channels AbsTopK keeps."""
 
     encoder: Float[Tensor, "S D"]
@@ -31,7 +31,7 @@ class Readout:
 
     encoder: Float[Tensor, "n D"]
     bias: Float[Tensor, " n"]
-    gate: Gate | None = None
+    gate: TopKGate | None = None
 
     def __call__(self, h: Float[Tensor, "*B D"]) -> Float[Tensor, "*B n"]:
         """z of a dense stream."""
@@ -44,7 +44,7 @@ class Readout:
         """The same on a device."""
         gate = self.gate
         if gate is not None:
-            gate = Gate(gate.encoder.to(device), gate.bias.to(device), gate.k, gate.channels.to(device))
+            gate = TopKGate(gate.encoder.to(device), gate.bias.to(device), gate.k, gate.channels.to(device))
         return replace(self, encoder=self.encoder.to(device), bias=self.bias.to(device), gate=gate)
 
 
@@ -53,7 +53,7 @@ def channels_of(bridge: Bridge, place: int, channels: tuple[int, ...]) -> tuple[
     encoder, decoder = bridge.encoders[place], bridge.decoders[place]
     index = torch.tensor(channels, device=encoder.weight.device)
     rows, bias = encoder.weight.detach(), encoder.bias.detach()
-    gate = None if bridge.k >= bridge.d_sparse else Gate(rows, bias, bridge.k, index)
+    gate = None if bridge.k >= bridge.d_sparse else TopKGate(rows, bias, bridge.k, index)
     return Readout(rows[index], bias[index], gate), decoder.weight.detach()[:, index].T
 
 

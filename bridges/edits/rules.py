@@ -60,7 +60,7 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Ablate(Rule):
+class ToMean(Rule):
     """Freeze nodes at their corpus means [n]."""
 
     name: ClassVar[str] = "ablate"
@@ -158,7 +158,7 @@ class Move(Rule):
         return self.is_class_a(z)[..., None] * (strength * self.shift)
 
 
-RULES: dict[str, type[Rule]] = {rule.name: rule for rule in (Ablate, Scale, Clamp, Add, Move)}
+RULES: dict[str, type[Rule]] = {rule.name: rule for rule in (ToMean, Scale, Clamp, Add, Move)}
 
 
 def rules_of_nodes() -> tuple[str, ...]:

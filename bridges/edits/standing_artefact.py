@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from bridges.edits.edit_folder import EditRecord, SiteRecord, checked_parts, read_edit, save_edit, site_shape
-from bridges.edits.readout import Gate, Readout
+from bridges.edits.readout import Readout, TopKGate
 from bridges.edits.rules import make_rule, tensor_shapes
 from bridges.edits.standing import StandingEdit, StandingSite
 from dense_adapters import LeftOut
@@ -110,6 +110,6 @@ def _site(site: StandingSiteRecord, number: int, parts: Mapping[str, Tensor]) ->
     gate = None
     if site.keeps is not None:
         encoder, bias, channels = (parts[f"{number}/gate/{part}"] for part in ("encoder", "bias", "channels"))
-        gate = Gate(encoder, bias, site.keeps, channels)
+        gate = TopKGate(encoder, bias, site.keeps, channels)
     readout = Readout(parts[f"{number}/encoder"], parts[f"{number}/bias"], gate)
     return StandingSite(site.dense_site, tuple(site.nodes), readout, parts[f"{number}/decoder"], rule)

@@ -7,7 +7,7 @@ from typing import Any
 from bridges.artefact import BridgeArtefact
 from bridges.jobs.explain import Explanation
 from bridges.reports.circuit_graph import circuit_graph
-from bridges.validation.verdict import WORDS
+from foundation.verdicts import WORDS
 from foundation.versions import versions
 
 

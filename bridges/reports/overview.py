@@ -8,7 +8,8 @@ from bridges.reports.bridge_section import bridge_section
 from bridges.reports.numbers import estimate, interval, listing, value_of
 from bridges.reports.summary import summary_blocks
 from bridges.reports.task_section import task_section
-from bridges.reports.verdict_words import MEANINGS, WORDS, reason_of_task, sentence_of, word_of_task, worst
+from bridges.reports.verdict_words import MEANINGS, reason_of_task, sentence_of, word_of_task, worst
+from foundation.verdicts import WORDS
 
 DRAWN = {
     "verdict", "seconds", "models", "density", "ce_dense", "ce_sparse", "kl_dense_sparse", "evaluation", "tasks",

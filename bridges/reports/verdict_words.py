@@ -5,9 +5,8 @@ from typing import Any
 
 from bridges.reports.blocks import Check
 from bridges.reports.numbers import UNBROKEN
+from foundation.verdicts import WORDS
 
-WORDS = ("explains", "steers", "fails")
-"""From best to worst."""
 MEANINGS = {
     "explains": "what the sparse model does under interventions on the circuit predicts what the dense model does, and "
     "node sets outside the circuit do less",

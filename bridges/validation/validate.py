@@ -38,9 +38,10 @@ from bridges.validation.specificity import (
 )
 from bridges.validation.standing import standing_edits
 from bridges.validation.transfer import NULLS, transfer
-from bridges.validation.verdict import Findings, Gate, Thresholds, Word, gates, reason_of, word_of
+from bridges.validation.verdict import Findings, Thresholds, gates, reason_of, word_of
 from dense_adapters import DenseStack
 from foundation.statistics import Estimate, from_resamples
+from foundation.verdicts import Gate, Word
 from sparse_model.circuits.circuit import Circuit
 from sparse_model.tasks.splits import Splits
 from sparse_model.transformer.model import SparseTransformer

@@ -8,8 +8,7 @@ fails      neither
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,9 +16,8 @@ from bridges.validation.in_sparse import InSparse
 from bridges.validation.specificity import Specificity
 from bridges.validation.transfer import Transfer
 from foundation.statistics import Estimate
+from foundation.verdicts import Gate, Word
 
-Word = Literal["explains", "steers", "fails"]
-WORDS: tuple[Word, ...] = ("explains", "steers", "fails")
 MOVES = "moves"
 
 
@@ -43,22 +41,6 @@ class Thresholds:
     p_value: float = 0.01
     moves: float = 0.1
     """circuit's edit, and more than directions of equal norm; share of the dense model's own difference"""
-
-
-@dataclass(frozen=True)
-class Gate:
-    """One condition: what was measured, what it must be, what it means if it is not, and what to do then."""
-
-    name: str
-    passed: bool
-    measured: str
-    required: str
-    meaning: str
-    remedy: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain types."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bridges.edits.fit import contrast_tokens
-from bridges.edits.rules import RULES, Ablate, Add, Clamp, Move, Rule, Scale, find_rule, make_rule, rules_of_nodes
+from bridges.edits.rules import RULES, Add, Clamp, Move, Rule, Scale, ToMean, find_rule, make_rule, rules_of_nodes
 from foundation.errors import UserError
 
 MEAN, VALUE = torch.tensor([1.0, -2.0]), torch.tensor([3.0, 0.5])
@@ -32,12 +32,12 @@ def test_simple_rules_are_their_formulas(strength: float, z: torch.Tensor) -> No
         "scale": (1 + strength) * z,
         "add": z + strength * VALUE,
     }
-    rules = {"ablate": Ablate(MEAN), "clamp": Clamp(VALUE), "scale": Scale(), "add": Add(VALUE)}
+    rules = {"ablate": ToMean(MEAN), "clamp": Clamp(VALUE), "scale": Scale(), "add": Add(VALUE)}
     for name, rule in rules.items():
         torch.testing.assert_close(z + rule.change(z, strength), after[name])
 
 
-@pytest.mark.parametrize("rule", [Ablate(MEAN), Scale(), Clamp(VALUE), Add(VALUE), move()], ids=lambda rule: rule.name)
+@pytest.mark.parametrize("rule", [ToMean(MEAN), Scale(), Clamp(VALUE), Add(VALUE), move()], ids=lambda rule: rule.name)
 def test_strength_zero_changes_nothing(rule: Rule, z: torch.Tensor) -> None:
     assert not rule.change(z, 0.0).any()
     assert rule.change(z, 1.0).any()
@@ -59,7 +59,7 @@ def test_distances_are_measured_after_whitening() -> None:
     assert move(100.0).is_class_a(torch.tensor([4.0, 2.5]))
 
 
-@pytest.mark.parametrize("rule", [Ablate(MEAN), Scale(), Clamp(VALUE), Add(VALUE), move()], ids=lambda rule: rule.name)
+@pytest.mark.parametrize("rule", [ToMean(MEAN), Scale(), Clamp(VALUE), Add(VALUE), move()], ids=lambda rule: rule.name)
 def test_a_rule_is_made_again_from_its_name_and_numbers(rule: Rule, z: torch.Tensor) -> None:
     again = make_rule(rule.name, {**rule.scalars(), **rule.tensors()})
     assert type(again) is type(rule)
@@ -111,7 +111,7 @@ def test_a_rule_added_to_the_list_is_found_made_and_offered(monkeypatch: pytest.
 
 def test_every_rule_is_made_from_nodes_with_its_own_needs_or_refuses(z: torch.Tensor) -> None:
     corpus = torch.arange(6.0).view(3, 2)
-    assert Ablate.of_nodes(corpus, None).mean.tolist() == [2.0, 3.0]
+    assert ToMean.of_nodes(corpus, None).mean.tolist() == [2.0, 3.0]
     assert Clamp.of_nodes(corpus, 2.0).value.tolist() == [2.0, 2.0]
     assert Scale.of_nodes(corpus, None) == Scale()
     for rule, value, message in ((Add, None, "needs --value"), (Scale, 1.0, "takes no --value"), (Move, None, "alone")):

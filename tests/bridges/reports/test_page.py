@@ -15,9 +15,10 @@ from bridges.edits.standing_artefact import save_standing
 from bridges.reports.blocks import Table, flatten
 from bridges.reports.overview import report_page
 from bridges.reports.page import render_artefact, render_page, write_report
-from bridges.reports.verdict_words import WORDS, checks_of
+from bridges.reports.verdict_words import checks_of
 from foundation.artefacts import write_json
 from foundation.errors import UserError
+from foundation.verdicts import WORDS
 
 from .conftest import Explained
 

@@ -21,8 +21,9 @@ help:
 demo: $(VENV)/.installed
 	$(BIN)/sparsebridge demo
 
+# Workers of one thread each: most tests are small, and two threads of one test help little. A file stays with one worker.
 test: $(VENV)/.developed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 check: $(VENV)/.developed
 	$(BIN)/ruff check .

@@ -1,8 +1,8 @@
 """Prune and question circuits of many tasks, and write the table: `python examples/circuit_table.py runs/circuits`.
 
-One folder per task under the given one; what is already there is not made again, so a stopped run goes on, and several
-processes may each make some of the tasks (`--tasks A B`, one thread each) in one folder, from which `--table-only` then
-writes the table of all. With
+One folder per task under the given one; what is already there (TASK/circuit, TASK/evidence.json) is not made again, so a
+stopped run goes on, circuits of another command can be put there, and several processes may each make some of the tasks
+(`--tasks A B`, one thread each) in one folder, from which `--table-only` then writes the table of all. With
 `--into docs/circuits.md` the table between the two `circuits` comments of that file is replaced. `--tasks` takes some of
 them (all twenty by default), `--prune` passes further options to `circuit prune`.
 """
@@ -71,10 +71,11 @@ def make(folder: Path, name: str, arguments: argparse.Namespace) -> None:
     started, cpu_before = time.perf_counter(), children_cpu()
     model = str(arguments.model)
     try:
-        sparsebridge(
-            "circuit", "prune", model, "--task", name, "--out", str(folder / "circuit"), "--overwrite", "--seeds",
-            arguments.seeds, *arguments.prune, "--json",
-        )  # fmt: skip
+        if not (folder / "circuit" / "circuit.json").is_file():
+            sparsebridge(
+                "circuit", "prune", model, "--task", name, "--out", str(folder / "circuit"), "--seeds", arguments.seeds,
+                *arguments.prune, "--json",
+            )  # fmt: skip
         found = sparsebridge(
             "circuit", "evaluate", str(folder / "circuit"), "--model", model, "--draws", arguments.draws, "--json"
         )

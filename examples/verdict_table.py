@@ -9,6 +9,8 @@ tasks differ (--part 1/2, --part 2/2). Without --bridge the bundled models are u
 
 import argparse
 import json
+import resource
+import statistics
 import sys
 import time
 from dataclasses import replace
@@ -60,6 +62,9 @@ def explained(name: str, folder: Path, models: Any, arguments: argparse.Namespac
         parts = (models.artefact.bridge, models.artefact.sparse, models.stack, splits)
         found_verdict = validate_circuit(circuit, *parts, models.text, arguments.draws, config.seed, models.effort)
         report["seconds"]["validate"] = time.process_time() - started
+        report["peak_gb"] = (
+            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        )  # of the process, tasks before it included
         report["details"] = found_verdict.report
     except UserError as error:
         report["refused"] = str(error)
@@ -107,7 +112,21 @@ def table(reports: list[Report]) -> str:
             lines.append(f"| {report['task']} | not judged: {report['refused']} |" + " |" * (len(COLUMNS) - 2))
         else:
             lines.append("| " + " | ".join(_cells(report)) + " |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", _cost(judged)])
+
+
+def _cost(judged: list[Report]) -> str:
+    """Processor time and memory of what was judged."""
+    if not judged:
+        return ""
+    parts = []
+    for name in ("prune", "validate"):
+        seconds = [report["seconds"][name] for report in judged if name in report["seconds"]]
+        if seconds:
+            parts.append(f"{name} {statistics.median(seconds):.0f} (at most {max(seconds):.0f})")
+    peaks = [report["peak_gb"] for report in judged if "peak_gb" in report]
+    memory = f"; at most {max(peaks):.1f} GB of memory" if peaks else ""
+    return f"Processor seconds a task, medians: {', '.join(parts)}{memory}."
 
 
 def _cells(report: Report) -> list[str]:

@@ -196,3 +196,38 @@ def test_the_task_in_natural_language_goes_from_pairs_to_a_bridge_on_a_tiny_mode
         ["task", "check", bridge, *task, "--pairs", "8"],
     ):  # fmt: skip
         assert run(line) == 0, line
+
+
+def test_two_models_verdicts_stand_side_by_side_and_a_task_that_left_nothing_to_measure_is_in_no_median(
+    tmp_path: Path,
+) -> None:
+    spec = importlib.util.spec_from_file_location("models_table", EXAMPLES / "models_table.py")
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+
+    def report(task: str, word: str, slope: float, nodes: int) -> None:
+        def value(number: float) -> dict[str, float]:
+            return {"value": number, "low": number, "high": number}
+
+        details = {
+            "verdict": {"word": word},
+            "transfer": {"slope": value(slope), "r2": value(0.9 if slope else 0.0)},
+            "effect": {"circuit": value(slope / 2), "decoded": value(1.0)} if slope else None,
+            "specificity": {"difference": value(slope / 4)} if slope else None,
+            "beats_baselines": {"outcome": "loses to"} if slope else None,
+        }
+        (tmp_path / f"{task}.json").write_text(
+            json.dumps({"task": task, "nodes": nodes, "edges": 1, "details": details})
+        )
+
+    report("one", "explains", 1.0, 4)
+    report("three", "steers", 0.5, 9)
+    report("two", "fails", 0.0, 1)
+    (tmp_path / "four.json").write_text(json.dumps({"task": "four", "refused": "the model does not do it"}))
+    rows = dict(line[2:-2].split(" | ", 1) for line in example.table({"tiny": tmp_path}).splitlines()[2:])
+    assert rows["tasks judged, of those tried"] == "3 of 4"
+    assert rows["verdicts"] == "1 explains, 1 steers, 1 fails"
+    assert rows["explained"] == "one"
+    assert rows["nodes / edges of a circuit, geometric means"] == "3 / 1"
+    assert rows["M6: slope of dense on sparse effects"] == "0.75 (0.50 to 1.00; 2 tasks)"
+    assert rows["tasks where class means or leading directions bring more"] == "2 of 2"

@@ -1,5 +1,6 @@
 """`sparsebridge circuit`, on the bundled bridge with few steps."""
 
+import functools
 import json
 import re
 import shutil
@@ -24,6 +25,15 @@ def files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
+@pytest.fixture
+def short_adversary(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The adversary, which has tests of its own, takes most of an evaluation's time: here it tries one start and one step."""
+    from sparse_model.circuits.evidence import adversarial
+
+    short = functools.partial(adversarial.adversarial_loss, steps=1, restarts=1)
+    monkeypatch.setattr(adversarial, "adversarial_loss", short)
+
+
 def test_prune_writes_a_circuit_that_reaches_its_target_on_the_deciding_pairs(bundled_circuit: Path) -> None:
     from bridges.artefact import load_bridge
     from sparse_model.circuits.prune import task_loss, worst_loss
@@ -45,6 +55,7 @@ def test_prune_writes_a_circuit_that_reaches_its_target_on_the_deciding_pairs(bu
     assert circuit.pairs == {"seed": 3, "train": 16, "validation": 8, "held_out": 8}
 
 
+@pytest.mark.usefixtures("short_adversary")
 def test_evaluate_prints_sufficiency_and_necessity_beside_their_controls(cli: Callable, bundled_circuit: Path) -> None:
     sizes = ("--evaluate-pairs", "4", "--draws", "2", "--quick")
     command = ("circuit", "evaluate", bundled_circuit, "--model", BRIDGE, *sizes)
@@ -62,6 +73,7 @@ def test_evaluate_prints_sufficiency_and_necessity_beside_their_controls(cli: Ca
     assert f"{found['necessity_loss']:.3f}" in text
 
 
+@pytest.mark.usefixtures("short_adversary")
 def test_evaluate_takes_the_pairs_the_circuit_was_reported_on_unless_told_otherwise(
     cli: Callable, bundled_circuit: Path, tmp_path: Path
 ) -> None:
@@ -79,6 +91,7 @@ def test_evaluate_takes_the_pairs_the_circuit_was_reported_on_unless_told_otherw
     assert found["task_loss"] == pytest.approx(written["task_loss"], abs=1e-6)
 
 
+@pytest.mark.usefixtures("short_adversary")
 def test_evaluate_names_the_task_it_measured(cli: Callable, bundled_circuit: Path) -> None:
     sizes = ("--evaluate-pairs", "2", "--draws", "1", "--quick", "--task", "swap", "--seed", "4")
     command = ("circuit", "evaluate", bundled_circuit, "--model", BRIDGE, *sizes)

@@ -35,8 +35,8 @@ class SiteAlignment:
     sites: tuple[AlignedSite, ...]
     is_identity: bool
     """True where both stacks have the same sublayers, so that reads correspond, not only residuals."""
-    rule: Literal["identity", "boundaries", "every"] = "boundaries"
-    """What the meeting points follow from."""
+    rule: Literal["identity", "boundaries", "every", "extended"] = "boundaries"
+    """What the meeting points follow from; `extended`: some were added to a trained bridge (see `bridges.extend`)."""
 
     @property
     def unmet(self) -> tuple[int, ...]:

@@ -46,7 +46,7 @@ class AlignmentRecord(Description):
 
     sites: list[list[Annotated[int, Field(ge=0, le=WIDEST)]]] = Field(min_length=1)
     is_identity: bool
-    rule: Literal["identity", "boundaries", "every"] | None = None
+    rule: Literal["identity", "boundaries", "every", "extended"] | None = None
 
 
 class DenseRecord(Description):

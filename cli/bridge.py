@@ -7,7 +7,17 @@ import typer
 
 from bridges.config import BridgeConfig
 from cli.app import App
-from cli.options import DenseOption, Device, Json, Out, Overwrite, TrustRemoteCode, check_device, with_settings
+from cli.options import (
+    CorpusText,
+    DenseOption,
+    Device,
+    Json,
+    Out,
+    Overwrite,
+    TrustRemoteCode,
+    check_device,
+    with_settings,
+)
 from cli.output import interval, print_json, print_table, say, suggest
 from sparse_model.training.config import TrainConfig
 from sparse_model.transformer.shape import SparseShape
@@ -96,6 +106,55 @@ def evaluate(
         for name, held_out in data.held_out.items()
     }
     show(found, as_json)
+
+
+@app.command()
+def extend(
+    bridge: Annotated[Path, typer.Argument(help="a bridge folder", show_default=False)],
+    site: Annotated[
+        list[str], typer.Option("--site", help="SPARSE:DENSE site to add, e.g. 7:54; repeatable", show_default=False)
+    ],
+    out: Out,
+    dense: DenseOption = None,
+    corpus: CorpusText = None,
+    blocks: Annotated[int, typer.Option("--blocks", min=2, help="text blocks to fit on")] = 128,
+    held_out_blocks: Annotated[int, typer.Option("--held-out-blocks", min=2, help="text blocks to measure on")] = 16,
+    overwrite: Overwrite = False,
+    device: Device = "cpu",
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: Json = False,
+) -> None:
+    """Add meeting points to a trained bridge, fitted by ridge regression on frozen models; minutes on a CPU.
+
+    A bridge trained at layer boundaries has no place within a layer, where a circuit may move the answer.
+
+    Example: sparsebridge bridge extend runs/bridge --site 7:54 --out runs/extended
+    """
+    from bridges.extend import AlignedSite, extend_folder
+    from bridges.pairing import load_pairing
+    from foundation.errors import UserError
+    from sparse_model.corpus.reference_text import reference_blocks
+
+    new = []
+    for given in site:
+        parts = given.split(":")
+        if len(parts) != 2 or not all(part.isdecimal() and len(part) < 7 for part in parts):
+            raise UserError(f"--site {given}: is not SPARSE:DENSE, two site numbers such as 7:54")
+        new.append(AlignedSite(int(parts[0]), int(parts[1])))
+    pairing = load_pairing(bridge, dense, check_device(device), trust_remote_code)
+    length = pairing.artefact.sparse.config.block_size
+    text = reference_blocks(pairing.tokenizer, "train", blocks + (held_out_blocks if corpus else 0), length, corpus)
+    held_out = (
+        text[blocks:] if corpus else reference_blocks(pairing.tokenizer, "held_out", held_out_blocks, length)
+    )  # a corpus folder's reference text comes in one piece
+    found = extend_folder(pairing, new, text[:blocks], held_out, out, overwrite, device)
+    say(f"bridge written to {out}")
+    if as_json:
+        print_json({"sites": found})
+    else:
+        _show_sites(
+            "added sites, held-out text", found, "_later", "after the first position; NMSE 1 is predicting the mean"
+        )
 
 
 def show(evaluation: dict[str, Any], as_json: bool) -> None:

@@ -149,6 +149,7 @@ def extend(
     )  # a corpus folder's reference text comes in one piece
     found = extend_folder(pairing, new, text[:blocks], held_out, out, overwrite, device)
     say(f"bridge written to {out}")
+    suggest("edit", "validate", "CIRCUIT", "--bridge", out)
     if as_json:
         print_json({"sites": found})
     else:

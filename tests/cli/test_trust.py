@@ -35,6 +35,7 @@ COMMANDS_WITH_A_MODEL = (
     "dense check MODEL",
     "bridge train MODEL --corpus CORPUS --out OUT",
     f"bridge evaluate {BRIDGE} --corpus CORPUS --dense MODEL",
+    f"bridge extend {BRIDGE} --site 1:1 --dense MODEL --out OUT",
     f"edit map CIRCUIT --bridge {BRIDGE} --dense MODEL --out OUT",
     "edit apply EDIT --dense MODEL --prompt x",
     f"edit validate CIRCUIT --bridge {BRIDGE} --dense MODEL",

@@ -61,6 +61,20 @@ class BridgeText:
         return cls(corpus.train, held_out, Validation.of(corpus))
 
 
+def check_block_length(dense: DenseStack, length: int) -> None:
+    """Refuse text in blocks for which the dense model has no positions.
+
+    Raises:
+        UserError: they are longer.
+    """
+    limit: int | None = getattr(dense.model.config.get_text_config(), "max_position_embeddings", None)
+    if limit is not None and length > limit:
+        raise UserError(
+            f"the corpus has blocks of {length} tokens and the dense model reads at most {limit}; build one with "
+            f"--block-length {limit} or less"
+        )
+
+
 def train_bridge(
     dense: DenseStack,
     dense_name: str,
@@ -76,8 +90,9 @@ def train_bridge(
     Of several processes the first evaluates and writes; to the others the description is empty.
 
     Raises:
-        UserError: `out` holds something else, or the precisions do not go together.
+        UserError: `out` holds something else, the precisions do not go together, or blocks are longer than the dense model reads.
     """
+    check_block_length(dense, text.train.shape[1])
     train, bridge_config, shape, train_blocks = settings.train, settings.bridge, settings.shape, text.train
     torch.manual_seed(train.seed)
     document_token = shape.document_token(tokenizer.bos_token_id, bridged=True)

@@ -88,11 +88,13 @@ def evaluate(
     """
     from bridges.evaluate import evaluate_bridge
     from bridges.pairing import load_pairing
+    from bridges.training import check_block_length
     from sparse_model.corpus.corpus import Corpus
 
     pairing = load_pairing(bridge, dense, check_device(device), trust_remote_code)
     data = Corpus.load(corpus)
     data.check_tokenizer(pairing.tokenizer)
+    check_block_length(pairing.stack, data.block_length)
     found = {
         name: evaluate_bridge(
             pairing.artefact.sparse,

@@ -7,7 +7,7 @@ import typer
 
 from cli.app import App
 from cli.options import Json, Out, Overwrite, TrustRemoteCode, with_settings
-from cli.output import print_json, print_table, say, suggest
+from cli.output import print_json, print_table, say, suggest, tell
 from sparse_model.corpus.config import CorpusConfig
 
 app = App(help=__doc__)
@@ -98,7 +98,7 @@ def show(
     show_description(str(corpus), data.description)
     for name, blocks in texts.items():
         for number, block in enumerate(blocks):
-            typer.echo(f"\n--- {split} block {number} of {name}\n{block}")
+            tell(f"\n--- {split} block {number} of {name}\n{block}")
 
 
 def parse_source(text: str, text_field: str | None = None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import typer
 
 from cli.app import App
 from cli.options import Device, Json, check_device
-from cli.output import print_json, print_table, say, suggest
+from cli.output import print_json, print_table, say, suggest, tell
 from cli.verdict import Accept, is_accepted, show_verdict
 
 app = App(help=__doc__)
@@ -95,5 +95,5 @@ def show_task(name: str, task: dict[str, Any]) -> None:
     show_verdict(name, task["details"])
     flips, kl = task["standing_flip_rate"], task["isolation_kl"]
     if flips is not None:
-        typer.echo(f"standing edit: flips {flips:.2f} of held-out prompts, KL on unrelated text {kl:.4f} nats/token")
-    typer.echo(f"{name}: {task['nodes']} nodes, {task['edges']} edges\n")
+        tell(f"standing edit: flips {flips:.2f} of held-out prompts, KL on unrelated text {kl:.4f} nats/token")
+    tell(f"{name}: {task['nodes']} nodes, {task['edges']} edges\n")

@@ -7,7 +7,7 @@ import typer
 
 from cli.app import App
 from cli.options import Device, Json, Out, Overwrite, TrustRemoteCode, check_device, with_settings
-from cli.output import print_json, print_table, say, suggest
+from cli.output import print_json, print_table, say, suggest, tell
 from sparse_model.training.config import DenseConfig, TrainConfig
 
 app = App(help=__doc__)
@@ -121,8 +121,8 @@ def check(
             f"tolerance {report.tolerance:.0e}",
         )
         for refusal in report.refused:
-            typer.echo(f"REFUSED {refusal}")
-        typer.echo("all sites pass" if report.ok else f"{len(report.refused)} sites refused; the rest is usable")
+            tell(f"REFUSED {refusal}")
+        tell("all sites pass" if report.ok else f"{len(report.refused)} sites refused; the rest is usable")
     if not report.ok:
         raise typer.Exit(1)
 

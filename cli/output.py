@@ -33,6 +33,12 @@ def say(message: str) -> None:
         sys.stderr.write(visible(message) + "\n")
 
 
+def tell(text: str) -> None:
+    """Lines of a command's result, on stdout."""
+    if is_first_process():
+        sys.stdout.write(visible(text) + "\n")
+
+
 def suggest(*words: str | Path) -> None:
     """The command to try next, as it would be typed, on stderr."""
     say("next: " + shlex.join(["sparsebridge", *map(str, words)]))

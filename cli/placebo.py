@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from cli.options import BridgeOption, DenseOption, Device, Json, Seed, TrustRemoteCode, check_device
-from cli.output import print_json, print_table, say
+from cli.output import print_json, print_table, say, tell
 from cli.verdict import Draws
 
 
@@ -136,11 +136,9 @@ def show(summary: dict[str, Any]) -> None:
     rows = [[name, *map(str, words.values())] for name, words in summary["counts"].items() if sum(words.values())]
     print_table("verdicts by kind of trial", ("kind", "explains", "steers", "fails"), rows)
     if summary["placebos"]:
-        typer.echo(
+        tell(
             f"placebos called explaining: {summary['placebos_explaining']} of {summary['placebos']} "
             f"(one-sided 95 % bound on the rate {summary['placebo_rate_bound']:.3f}; 0 wanted)"
         )
     if summary["plants"]:
-        typer.echo(
-            f"planted truths called explaining: {summary['plants_explaining']} of {summary['plants']} (95 % wanted)"
-        )
+        tell(f"planted truths called explaining: {summary['plants_explaining']} of {summary['plants']} (95 % wanted)")

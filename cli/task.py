@@ -8,7 +8,7 @@ import typer
 
 from cli.app import App
 from cli.options import Device, Json, Seed, TrustRemoteCode, check_device
-from cli.output import interval, print_json, print_table, say, suggest
+from cli.output import interval, print_json, print_table, say, suggest, tell
 
 app = App(help=__doc__)
 
@@ -45,7 +45,7 @@ def list_(as_json: Json = False) -> None:
         )
         return
     for task in TASKS.values():
-        typer.echo(f"{task.name:24} {task.description}")
+        tell(f"{task.name:24} {task.description}")
 
 
 STARTER = [
@@ -109,7 +109,7 @@ def lint(
             "lines without a split are dealt out by how many there are",
         )
         for misfit in found.misfits:
-            typer.echo(misfit)
+            tell(misfit)
     if not found.is_enough:
         raise typer.Exit(1)
     suggest("explain", model, "--task", file, "--source", "FOLDER", "--out", "explained")
@@ -136,10 +136,10 @@ def show(
     if as_json:
         print_json({"task": found.name, "description": found.description, "pairs": [asdict(pair) for pair in drawn]})
         return
-    typer.echo(f"{found.name}: {found.description}")
+    tell(f"{found.name}: {found.description}")
     for pair in drawn:
         for side, prompt, answer in (("a", pair.prompt_a, pair.answer_a), ("b", pair.prompt_b, pair.answer_b)):
-            typer.echo(f"\n--- {pair.template}, prompt {side}, answer {answer!r}\n{prompt}")
+            tell(f"\n--- {pair.template}, prompt {side}, answer {answer!r}\n{prompt}")
 
 
 @app.command()

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from cli.output import interval, print_table
+from cli.output import interval, print_table, tell
 from foundation.verdicts import WORDS
 
 Accept = Annotated[
@@ -47,11 +47,11 @@ def show_verdict(task: str, report: dict[str, Any]) -> None:
     for gate in report["verdict"]["gates"]:
         mark = "pass" if gate["passed"] else "FAIL"
         more = "" if gate["passed"] else f" — {gate['meaning']}; {gate['remedy']}"
-        typer.echo(f"{mark}  {gate['name']}: {gate['measured']} (required: {gate['required']}){more}")
+        tell(f"{mark}  {gate['name']}: {gate['measured']} (required: {gate['required']}){more}")
     if "beats_baselines" in report:
-        typer.echo(report["beats_baselines"]["sentence"])
+        tell(report["beats_baselines"]["sentence"])
     if report["unplaced"]:
-        typer.echo(f"nodes at sites that meet no dense site, left out: {', '.join(report['unplaced'])}")
+        tell(f"nodes at sites that meet no dense site, left out: {', '.join(report['unplaced'])}")
 
 
 def show_difference(figures: dict[str, Any], before: str, after: str) -> None:

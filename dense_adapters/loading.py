@@ -28,6 +28,9 @@ from dense_adapters.stack import DenseStack
 from dense_adapters.tying import note_untied_head
 from foundation.tokenizers import load_faithful_tokenizer
 
+READ_STEPS = ("read", "read edit")
+"""Steps of a site that bridges and edits of the stream do without; see `probe_report`."""
+_log = logging.getLogger("sparsebridge.dense")
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 OFFLINE = "connect to 'https://huggingface.co'"
 """In what transformers says where neither the hub nor its cache answers."""
@@ -199,16 +202,26 @@ def load_stack(
         adapter: folder of an adapter (LoRA and its kind) to merge into the model.
 
     Raises:
-        AttachError: it does not load, is not a decoder-only language model, or the numeric probe refused some of its sites.
+        AttachError: it does not load, is not a decoder-only language model, or the probe refused the stream at some of its sites.
+            Layers of which the reads alone are refused, since they hold no attention, are named in a warning.
     """
     found = None if adapter is None else find_adapter(adapter)
     network, tokenizer = load_dense(model, device=device, trust_remote_code=trust_remote_code)
     if found is not None:
         network = merged(network, found).eval().requires_grad_(False)
     stack = DenseStack(network)
-    if stack.report.refused:
+    refused = [one for one in stack.report.refused if one.step not in READ_STEPS]
+    if refused:
         raise AttachError(
-            f"{model}: {len(stack.report.refused)} sites fail the adapter's probe ({stack.report.refused[0]}); "
-            f"see sparsebridge dense check {model}"
+            f"{model}: {len(refused)} sites fail the adapter's probe ({refused[0]}); see sparsebridge dense check {model}"
+        )
+    if stack.report.refused:
+        layers = sorted(
+            {stack.sublayers[one.site].layer for one in stack.report.refused if one.site < stack.n_sites - 1}
+        )
+        _log.warning(
+            "%s: layers %s are run whole: their streams can be changed, what they read cannot",
+            model,
+            ", ".join(map(str, layers)),
         )
     return stack, tokenizer

@@ -28,7 +28,8 @@ _MIXER_WORDS = ("attention", "attn")
 def resolve_layer(index: int, call: Call, multipliers: tuple[float, ...]) -> BlockSpec:
     """Read the roles of one layer off its trace.
 
-    multipliers: factors the configuration names, one of which may scale the contributions; 1.0 is tried too.
+    multipliers: factors the configuration names, one of which may scale the contributions; those the layer itself holds
+    (a depth scale, computed when it was made) and 1.0 are tried too.
     A layer with a role that could not be told comes back opaque, with the reason.
     """
     try:
@@ -86,7 +87,8 @@ class _LayerReading:
     def __init__(self, index: int, call: Call, multipliers: tuple[float, ...]) -> None:
         self.index = index
         self.call = call
-        self.multipliers = multipliers
+        own = (value for value in vars(call.module).values() if isinstance(value, float) and value > 0)
+        self.multipliers = (*multipliers, *own)
         self.norms = [child for child in call.children if is_norm(child.module)]
         self.h = self._copy(call.hidden_in)
         self.h_next = self._copy(call.hidden_out)

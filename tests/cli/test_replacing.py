@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cli.main import run
-from cli.output import print_table, say
+from cli.output import print_table, say, tell
 from foundation.kinds import PAGE_MARK
 
 
@@ -69,5 +69,7 @@ def test_foreign_text_is_shown_as_it_is_and_moves_nothing(capsys: pytest.Capture
     shown = capsys.readouterr().out
     for text in ("[bold]t[/b]", "[key]", "a[/b]:smile:", r"[red]\x1b[31m\x00\u202e\ud800", "[note]"):
         assert text in shown
+    tell("a\nb [key]\x1b[31m\u202e")
+    assert capsys.readouterr().out == "a\nb [key]\\x1b[31m\\u202e\n"
     say("file \x1b]0;title\x07 \udcff")
     assert capsys.readouterr().err == "file \\x1b]0;title\\x07 \\udcff\n"

@@ -1,5 +1,6 @@
 """An architecture nobody listed passes by structure and probe alone, or is refused by name with what failed."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, RecurrentGemmaConfig
 
-from dense_adapters import AttachError, DenseStack
-from tests.dense_adapters.tiny_models import NEWCOMERS, VOCABULARY, WIDTH, Case, build, tokens_and_mask
+from dense_adapters import AttachError, DenseStack, load_stack
+from tests.dense_adapters.folders import save_model
+from tests.dense_adapters.tiny_models import _GATED, NEWCOMERS, VOCABULARY, WIDTH, Case, build, tokens_and_mask
 
 
 class NovelConfig(PreTrainedConfig):
@@ -151,6 +153,124 @@ def test_a_recurrent_layer_among_attention_layers_is_refused_by_name_and_walked_
     torch.testing.assert_close(walk.unembed(h), model(tokens, use_cache=False).logits, atol=1e-4, rtol=1e-4)
     with pytest.raises(AttachError, match="refused for `read`"):
         walk.read(0, walk.embedding())
+
+
+WISHED = (
+    Case(
+        "Gemma-4", "text, no per-layer inputs", "Gemma4TextConfig",
+        {**_GATED, "head_dim": 8, "global_head_dim": 8, "hidden_size_per_layer_input": 0, "num_kv_shared_layers": 0,
+         "vocab_size_per_layer_input": VOCABULARY, "sliding_window": 4,
+         "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
+    ),
+    Case(
+        "MiniCPM3", "depth scale", "MiniCPM3Config",
+        {**_GATED, "num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 8, "qk_nope_head_dim": 8,
+         "qk_rope_head_dim": 8, "v_head_dim": 8, "scale_emb": 3, "scale_depth": 1.4, "dim_model_base": 16},
+    ),
+    Case(
+        "MiniMax", "linear and full attention", "MiniMaxConfig",
+        {**_GATED, "num_local_experts": 2, "num_experts_per_tok": 1, "head_dim": 8, "block_size": 8,
+         "layer_types": ["linear_attention", "full_attention", "full_attention"]},
+    ),
+    Case("MiniMax-M2", "experts", "MiniMaxM2Config", {**_GATED, "num_local_experts": 2, "num_experts_per_tok": 1, "head_dim": 8}),
+    Case(
+        "Qwen3-Next", "linear and full attention, experts", "Qwen3NextConfig",
+        {**_GATED, "head_dim": 8, "layer_types": ["linear_attention", "full_attention", "full_attention"],
+         "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+         "num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16},
+    ),
+)  # fmt: skip
+HYBRIDS = (
+    Case(
+        "Granite-4", "one recurrent layer of three", "GraniteMoeHybridConfig",
+        {**_GATED, "layer_types": ["mamba", "attention", "attention"], "mamba_n_heads": 4, "mamba_d_state": 8,
+         "mamba_d_head": 16, "mamba_n_groups": 1, "mamba_expand": 2, "num_local_experts": 0, "num_experts_per_tok": 0,
+         "shared_intermediate_size": 40, "residual_multiplier": 0.5},
+    ),
+    Case(
+        "Bamba", "two recurrent layers of three", "BambaConfig",
+        {**_GATED, "attn_layer_indices": [1], "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_n_groups": 1},
+    ),
+    Case(
+        "Jamba", "two recurrent layers of three", "JambaConfig",
+        {**_GATED, "attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 2, "num_experts_per_tok": 1,
+         "use_mamba_kernels": False, "mamba_d_state": 4, "mamba_dt_rank": 4},
+    ),
+    Case(
+        "LFM2", "two convolutions of three", "Lfm2Config",
+        {**_GATED, "layer_types": ["conv", "full_attention", "conv"], "block_ff_dim": 40, "block_multiple_of": 8},
+    ),
+)  # fmt: skip
+OUT_OF_REACH = (
+    (Case("Doge", "learned vectors on the skip path", "DogeConfig", _GATED), "plus a scaled contribution"),
+    (
+        Case(
+            "Falcon-H1", "recurrence beside attention", "FalconH1Config",
+            {**_GATED, "mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_n_groups": 1,
+             "head_dim": 8},
+        ),
+        "runs `mamba` before its attention",
+    ),
+    (
+        Case(
+            "Nemotron-H", "one mixer a layer", "NemotronHConfig",
+            {**_GATED, "hybrid_override_pattern": "M*-", "head_dim": 8, "mamba_num_heads": 4, "mamba_head_dim": 16,
+             "ssm_state_size": 8, "n_groups": 1, "expand": 2},
+        ),
+        "has no attention modules",
+    ),
+)  # fmt: skip
+
+
+def _walked(stack: DenseStack, tokens: Tensor) -> Tensor:
+    walk = stack.walk(tokens)
+    h = walk.embedding()
+    for site in range(len(stack.sublayers)):
+        h = walk.sublayer(site, h)
+    return walk.unembed(h)
+
+
+@pytest.mark.parametrize("case", WISHED, ids=lambda case: case.id)
+def test_a_family_asked_for_passes_at_every_site_and_walks_as_a_second_model_of_it_runs(case: Case) -> None:
+    stack = DenseStack(build(case))
+    assert stack.report.ok, [str(refusal) for refusal in stack.report.refused]
+    assert [sublayer.kind for sublayer in stack.sublayers] == ["attention", "mlp"] * 3
+    tokens, _ = tokens_and_mask()
+    wanted = build(case)(tokens, use_cache=False).logits
+    torch.testing.assert_close(_walked(stack, tokens), wanted, atol=1e-4, rtol=1e-4)
+    if case.family == "MiniCPM3":
+        assert stack.blocks[0].attention.scale == pytest.approx(1.4 / 3**0.5)
+
+
+@pytest.mark.parametrize("case", HYBRIDS, ids=lambda case: case.id)
+def test_a_hybrids_attention_layers_are_usable_and_the_others_are_run_whole(case: Case) -> None:
+    stack = DenseStack(build(case))
+    opaque = {site for site, sublayer in enumerate(stack.sublayers) if sublayer.kind == "block"}
+    assert {(r.site, r.step) for r in stack.report.refused} == {
+        (s, step) for s in opaque for step in ("read", "read edit")
+    }
+    assert 0 < len(opaque) < len(stack.sublayers)
+    tokens, _ = tokens_and_mask()
+    torch.testing.assert_close(
+        _walked(stack, tokens), build(case)(tokens, use_cache=False).logits, atol=1e-4, rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize(("case", "reason"), OUT_OF_REACH, ids=lambda part: getattr(part, "id", ""))
+def test_a_family_out_of_reach_is_refused_with_its_reason(case: Case, reason: str) -> None:
+    with pytest.raises(AttachError, match=reason) as refusal:
+        DenseStack(build(case))
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_hybrid_loads_for_bridges_with_a_word_on_what_cannot_be_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_model(tmp_path, HYBRIDS[0])
+    stack, _ = load_stack(str(tmp_path))
+    assert "layers 0 are run whole" in caplog.text
+    with pytest.raises(AttachError, match="refused for `read`"):
+        stack.walk(tokens_and_mask()[0]).read(0, torch.zeros(2, 9, WIDTH))
 
 
 @pytest.mark.parametrize("case", NEWCOMERS, ids=lambda case: case.id)

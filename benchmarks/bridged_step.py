@@ -1,6 +1,6 @@
 """What a bridged step costs beside the straightforward way to write it, and beside its matrix products alone.
 
-    python benchmarks/bridged_step.py [--repeats 7] [--into docs/performance.md]
+    python benchmarks/bridged_step.py [--repeats 7] [--shares] [--into docs/performance.md]
 
 All crossings, exact KL, S=512, V=1024, B=8, T=128, beside GPT-2-shaped models of D=128 and as many layers. The straightforward
 way trains the same models on the same loss, as public trainers do: every tail runs alone, AbsTopK is `torch.topk` and a scatter,
@@ -8,10 +8,12 @@ the norm is torch's, the KL is `kl_div` of kept log-softmaxes, gradients are sca
 `torch.topk` of every flattened tensor, without floors. The products are those of the step itself, recorded and made again with
 nothing between them: no way of writing dense fp32 products is below them.
 
-One thread; processor seconds in turns; ratios are medians over the turns.
+One thread; processor seconds in turns; ratios are medians over the turns. `--shares` says instead, from a profile of one step,
+which operators its time goes to.
 """
 
 import argparse
+import datetime
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -24,6 +26,7 @@ import torch.nn.functional as F
 from projection import project_straightforwardly
 from timing import interleave, machine, milliseconds, ratio
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -187,22 +190,55 @@ def measure(repeats: int, depths: tuple[int, ...] = (2, 4)) -> dict[str, Any]:
     return found
 
 
+KINDS = {
+    "products": ("mm", "addmm", "bmm"),
+    "abs_topk": ("AbsTopK",),
+    "attention": ("scaled_dot_product",),
+    "gelu_and_tanh": ("gelu", "tanh"),
+    "softmax_and_exp": ("softmax", "exp"),
+    "norms": ("RmsNorm", "native_layer_norm"),
+    "sums_and_products_of_entries": ("add", "mul", "sub", "div", "pow", "sum", "mean", "rsqrt", "addcmul", "mv"),
+    "copies": ("copy", "cat", "fill", "zero", "clone", "index", "scatter", "gather"),
+}
+"""Parts of operators' names, the first that fits."""
+
+
+def shares(depth: int) -> dict[str, float]:
+    """The share of one step's time by kind of operator; what fits no kind, or is spent between them, is `other`."""
+    step = Step(depth)
+    step()
+    with profile(activities=[ProfilerActivity.CPU]) as found:
+        step()
+    times: Counter[str] = Counter()
+    for event in found.key_averages():
+        name = event.key.removeprefix("aten::")
+        exact = next((kind for kind, names in KINDS.items() if name.strip("_") in names), None)
+        within = next(
+            (kind for kind, names in KINDS.items() if any(part in name for part in names if len(part) > 3)), None
+        )
+        times[exact or within or "other"] += int(event.self_cpu_time_total)
+    return {kind: round(times[kind] / times.total(), 3) for kind in (*KINDS, "other")}
+
+
 def main() -> None:
     """Measure, print one JSON object, and write the table where asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--shares", action="store_true", help="where the time of a step goes, instead")
     parser.add_argument("--into", type=Path, help="also write between the `bridged_step` comments of this page")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    found = {**machine(), "repeats": arguments.repeats, **measure(arguments.repeats)}
+    if arguments.shares:
+        name, line = "bridged_step_shares", "bridged_step.py --shares"
+        found = {**machine(), **{f"L={depth}, S={S}": shares(depth) for depth in (2, 4)}}
+    else:
+        name, line = "bridged_step", f"bridged_step.py --repeats {arguments.repeats}"
+        found = {**machine(), "repeats": arguments.repeats, **measure(arguments.repeats)}
     print(json.dumps(found, indent=1))
     if arguments.into:
-        import datetime
-
         from performance import table
 
-        day, line = datetime.date.today().isoformat(), f"bridged_step.py --repeats {arguments.repeats}"
-        write_between(arguments.into, "bridged_step", table(line, day, found))
+        write_between(arguments.into, name, table(line, datetime.date.today().isoformat(), found))
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def arms(data: Corpus, name: str, choice: dict[str, Any], steps: int) -> Arm:
     train = TRAIN.model_copy(update={"steps": steps, **{k: v for k, v in choice.items() if k != "topk_fraction"}})
     shape = SHAPE
     if name == "dense":
-        twin = dense_twin(SHAPE, data.vocab_size, data.block_length, DENSITY, TRAIN.floor)
+        twin = dense_twin(SHAPE, data.vocab_size, data.block_length, TRAIN.final_densities(), TRAIN.floor)
         shape = twin.model_copy(update={"topk_fraction": choice["topk_fraction"]})
         train = train.model_copy(update={"density": 1.0})
     return Arm(name=name, shape=shape, train=train)

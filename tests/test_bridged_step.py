@@ -36,3 +36,10 @@ def test_every_product_is_recorded_and_made_again() -> None:
     with again:
         bridged_step.replay(recording.products)()
     assert again.products == recording.products
+
+
+def test_shares_of_a_step_add_up_and_products_are_among_them() -> None:
+    found = bridged_step.shares(1)
+    assert sum(found.values()) == pytest.approx(1, abs=0.01)
+    assert found["products"] > 0
+    assert found["abs_topk"] > 0

@@ -3,8 +3,11 @@
 Width is what shrinks; the MLP's width then takes up the rest, so that the two counts agree within a fraction.
 """
 
+from collections.abc import Mapping
+
 from foundation.errors import UserError
 from sparse_model.plan.size import model_size
+from sparse_model.training.config import TensorKind
 from sparse_model.transformer.shape import SparseShape
 
 TOLERANCE = 0.02
@@ -12,8 +15,10 @@ HEAD_WIDTH = 8
 """Channels per head of a twin: twins are narrow, and two heads of 8 attend to more than one of 16."""
 
 
-def dense_twin(shape: SparseShape, vocab_size: int, block_size: int, density: float, floor: int) -> SparseShape:
-    """The dense shape with as many parameters as `shape` has nonzeros at `density`; switches are kept.
+def dense_twin(
+    shape: SparseShape, vocab_size: int, block_size: int, density: float | Mapping[TensorKind, float], floor: int
+) -> SparseShape:
+    """The dense shape with as many parameters as `shape` has nonzeros at `density`, one for all or by kind; switches are kept.
 
     Heads have 8 channels and fill the width; N is as near to 4·S as the count allows.
 

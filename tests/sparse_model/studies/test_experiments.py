@@ -1,5 +1,6 @@
 """Experiments compare like with like: equal nonzeros, equal seeds, intervals over seeds, runs that are never mixed up."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +15,20 @@ from sparse_model.studies.arms import Arm, run_arm
 from sparse_model.studies.page import publish, read_between, write_between
 from sparse_model.studies.twin import dense_twin
 from sparse_model.studies.two_arms import paired_difference
-from sparse_model.training.config import TrainConfig
+from sparse_model.training.config import TensorKind, TrainConfig
 from sparse_model.transformer.shape import SparseShape
 
 SHAPE = SparseShape(d_model=24, n_head=3, d_head=4, d_mlp=32, position="added")
 TRAIN = TrainConfig(steps=3, batch_size=4, density=0.3, log_to="none")
 
 
-@pytest.mark.parametrize(("width", "density"), [(256, 0.02), (384, 0.02), (512, 0.05)])
-def test_a_dense_twin_has_as_many_weights_as_the_sparse_model_has_nonzeros(width: int, density: float) -> None:
+BY_KIND = TrainConfig(density=0.02, embedding_density=0.1, head_density=0.2, bias_density=1.0).final_densities()
+
+
+@pytest.mark.parametrize(("width", "density"), [(256, 0.02), (384, 0.02), (512, 0.05), (256, BY_KIND)])
+def test_a_dense_twin_has_as_many_weights_as_the_sparse_model_has_nonzeros(
+    width: int, density: float | Mapping[TensorKind, float]
+) -> None:
     shape = SparseShape(d_model=width, position="added", attention_sink=True)
     twin = dense_twin(shape, 1024, 128, density, 4)
     wanted = model_size(shape.config(1024, 128), density, 4).nonzero

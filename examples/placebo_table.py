@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from bridges.validation.placebo import rate_bound
 from cli.placebo import read_trials, summarise
 from sparse_model.studies.page import publish
 
@@ -40,7 +41,11 @@ def table(trials: list[dict[str, Any]]) -> str:
             f"(one-sided 95 % bound on the rate: {found['placebo_rate_bound']:.3f})."
         )
     if found["plants"]:
-        lines.append(f"Planted truths called `explains`: {found['plants_explaining']} of {found['plants']}.")
+        missed = rate_bound(found["plants"] - found["plants_explaining"], found["plants"])
+        lines.append(
+            f"Planted truths called `explains`: {found['plants_explaining']} of {found['plants']} "
+            f"(one-sided 95 % bound on the rate of misses: {missed:.3f})."
+        )
     return "\n".join(lines)
 
 

@@ -1,6 +1,6 @@
 """Print the figures of a demo report as Markdown: `python examples/results_table.py sparsebridge-demo/report.json`.
 
-With `--into README.md` the table between the two `results` comments of that file is replaced.
+With `--into docs/index.md` the table between the two `results` comments of that file is replaced.
 """
 
 import argparse

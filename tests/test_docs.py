@@ -168,7 +168,7 @@ def _unfounded(text: str, own: Path) -> list[str]:
 
 def test_every_figure_of_the_readme_is_one_that_a_command_wrote_into_the_page_it_comes_from() -> None:
     readme = ROOT / "README.md"
-    results = readme.read_text("utf-8").split("<!-- end of results -->")[1].split("\n## ")[0]
+    results = readme.read_text("utf-8").split("<!-- end of models -->")[1].split("\n## ")[0]
     assert _figures(results)
     assert _unfounded(results, readme) == []
 

@@ -74,7 +74,8 @@ def figure(report: Report, path: Sequence[str]) -> float | None:
 
 def beaten(reports: Sequence[Report]) -> str:
     """How often an edit that needs no bridge does more at equal norm."""
-    outcomes = [r["details"]["beats_baselines"]["outcome"] for r in reports if r["details"].get("beats_baselines")]
+    measured = [r["details"] for r in reports if figure(r, ("effect", "circuit")) is not None]
+    outcomes = [details["beats_baselines"]["outcome"] for details in measured if details.get("beats_baselines")]
     return f"{outcomes.count('loses to')} of {len(outcomes)}"
 
 

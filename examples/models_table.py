@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bridges.validation.verdict import WORDS
+from foundation.verdicts import WORDS
 from sparse_model.studies.page import publish
 
 Report = dict[str, Any]

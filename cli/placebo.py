@@ -1,6 +1,5 @@
 """`sparsebridge edit placebo`: the judge is judged on sets that explain nothing and on truths that were planted."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,94 +40,27 @@ def placebo(
 
     Example: sparsebridge edit placebo runs/closing_quote runs/for_while --bridge runs/bridge --out runs/placebo.jsonl
     """
+    from bridges.jobs.trials import KINDS, Trials, run_trials, summarise
     from bridges.pairing import load_pairing
-    from bridges.validation.placebo import KINDS, Suite
-    from foundation.errors import UserError
     from sparse_model.circuits.circuit import Circuit
-    from sparse_model.tasks.registry import find_task, kept_task
-    from sparse_model.tasks.splits import task_splits
+    from sparse_model.tasks.registry import kept_task
 
-    unknown = sorted(set(kind or ()) - set(KINDS))
-    if unknown:
-        raise UserError(f"unknown kind '{unknown[0]}'; choose {', '.join(KINDS)}")
+    wished = Trials(tuple(kind or KINDS), draws, pairs, seed)
+    wished.check()
     pairing = load_pairing(bridge, dense, check_device(device), trust_remote_code)
-    artefact = pairing.artefact
-    loaded = [Circuit.load(folder) for folder in circuits]
-    for circuit in loaded:
-        circuit.check_model(artefact.sparse, str(bridge))
-    done = read_trials(out)
-    for number, circuit in enumerate(loaded):
-        other = loaded[(number + 1) % len(loaded)] if len(loaded) > 1 else None
-        wanted = [name for name in kind or KINDS if (circuit.task, name, seed) not in done]
-        if not wanted:
-            continue
-        splits = task_splits(
-            find_task(kept_task(circuits[number], circuit.task)), artefact.tokenizer, 2 * pairs, pairs, seed, device
-        )
-        suite = Suite(circuit, other, artefact.bridge, artefact.sparse, pairing.stack, splits, draws, seed)
-        for name in wanted:
-            trial = suite.run(name)
-            if trial is not None:
-                say(f"{circuit.task}, {name}: {trial.word} (not {', '.join(trial.failed) or 'anything'})")
-                done[circuit.task, name, seed] = trial.to_json()
-                with out.open("a", encoding="utf-8") as lines:
-                    lines.write(json.dumps(trial.to_json()) + "\n")
-    summary = summarise(list(done.values()))
+    loaded: list[tuple[str, Circuit]] = []
+    for folder in circuits:
+        circuit = Circuit.load(folder)
+        circuit.check_model(pairing.artefact.sparse, str(bridge))
+        loaded.append((kept_task(folder, circuit.task), circuit))
+    trials = run_trials(loaded, pairing, wished, out, say)
+    summary = summarise(trials)
     if as_json:
-        print_json({"summary": summary, "trials": list(done.values())})
+        print_json({"summary": summary, "trials": trials})
     else:
         show(summary)
     if not summary["passed"]:
         raise typer.Exit(1)
-
-
-def read_trials(path: Path) -> dict[tuple[str, str, int], dict[str, Any]]:
-    """Verdicts already in a file; a last line that was cut off is left out.
-
-    Raises:
-        UserError: the file holds something else.
-    """
-    from foundation.errors import UserError
-
-    if not path.is_file():
-        return {}
-    found = {}
-    lines = path.read_text("utf-8").splitlines()
-    for number, line in enumerate(lines):
-        try:
-            trial = json.loads(line)
-            found[trial["task"], trial["kind"], int(trial["seed"])] = trial
-        except (json.JSONDecodeError, KeyError, TypeError):
-            if number == len(lines) - 1:
-                break
-            raise UserError(f"{path}: line {number + 1} is no verdict of this command; choose another --out") from None
-    return found
-
-
-def summarise(trials: list[dict[str, Any]]) -> dict[str, Any]:
-    """Verdicts counted by kind; bounds on how often a placebo passes and a planted truth does not."""
-    from bridges.validation.placebo import KINDS, PLACEBOS, PLANTED, rate_bound
-    from foundation.verdicts import WORDS
-
-    counts = {
-        name: {word: sum(t["word"] == word for t in trials if t["kind"] == name) for word in WORDS} for name in KINDS
-    }
-
-    def share(kinds: tuple[str, ...], word: str) -> tuple[int, int]:
-        chosen = [t for t in trials if t["kind"] in kinds]
-        return sum(t["word"] == word for t in chosen), len(chosen)
-
-    false, placebos = share(PLACEBOS, "explains")
-    right, plants = share(PLANTED, "explains")
-    return {
-        "counts": counts,
-        "placebos": placebos,
-        "placebos_explaining": false,
-        "placebo_rate_bound": rate_bound(false, placebos) if placebos else None,
-        "plants": plants,
-        "plants_explaining": right,
-        "passed": false == 0 and right >= 0.95 * plants,
-    }
 
 
 def show(summary: dict[str, Any]) -> None:

@@ -47,6 +47,7 @@ def explained(name: str, folder: Path, models: Any, arguments: argparse.Namespac
     config = models.settings
     report: Report = {"task": name, "seconds": {}}
     try:
+        check_both(models, name, arguments)
         splits = task_splits(find_task(name), models.artefact.tokenizer, config.pairs, arguments.pairs, config.seed)
         place = folder / "circuits" / name
         if place.is_dir():
@@ -72,6 +73,25 @@ def explained(name: str, folder: Path, models: Any, arguments: argparse.Namespac
     temporary.write_text(json.dumps(report), "utf-8")
     temporary.replace(kept)
     return report
+
+
+def check_both(models: Any, name: str, arguments: argparse.Namespace) -> None:
+    """Refuse a task that either model does not do.
+
+    Raises:
+        UserError: its accuracy on held-out pairs is below `--least-accuracy`.
+    """
+    from sparse_model.tasks import find_task
+    from sparse_model.tasks.check import check_task
+
+    if not arguments.least_accuracy:
+        return
+    for label, model in (("dense", models.stack.model), ("sparse", models.artefact.sparse)):
+        found = check_task(
+            model, models.artefact.tokenizer, find_task(name), arguments.pairs, seed=models.settings.seed
+        )
+        if found.accuracy.value < arguments.least_accuracy:
+            raise UserError(f"accuracy of the {label} model {found.accuracy}, below {arguments.least_accuracy:g}")
 
 
 class Models:
@@ -201,6 +221,9 @@ def main() -> None:
     parser.add_argument("--task", action="append", default=None)
     parser.add_argument("--part", default="1/1", help="N/M: every M-th task from the N-th on")
     parser.add_argument("--pairs", type=int, default=64, help="validation pairs, and as many held out")
+    parser.add_argument(
+        "--least-accuracy", type=float, default=0.0, help="tasks that either model does less well are not judged"
+    )
     parser.add_argument("--draws", type=int, default=100)
     parser.add_argument("--blocks", type=int, default=48, help="blocks of reference text")
     parser.add_argument("--transfer-pairs", type=int, default=24, help="held-out pairs that M6 is measured on")

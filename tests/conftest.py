@@ -40,6 +40,7 @@ install_import_hook(
     sorted({*_modules("foundation"), *_modules("sparse_model"), *_modules("bridges")} - UNCHECKED), CHECKER
 )
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -177,3 +178,12 @@ def scrambled(model: torch.nn.Module) -> Any:
         if value.is_floating_point() and "wpe" not in name:
             value.add_(0.2 * torch.randn(value.shape, generator=generator))
     return model.eval()
+
+
+@pytest.fixture
+def short_adversary(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The adversary, which has tests of its own, takes most of an evaluation's time: here it tries one start and one step."""
+    from sparse_model.circuits.evidence import adversarial
+
+    short = functools.partial(adversarial.adversarial_loss, steps=1, restarts=1)
+    monkeypatch.setattr(adversarial, "adversarial_loss", short)

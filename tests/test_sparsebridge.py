@@ -119,6 +119,7 @@ def test_a_paired_edit_needs_both_prompts_and_a_standing_one_takes_none(circuit:
         assert dict(edited.next_tokens("kind = 'item", 1000))['"'] > 0.01
 
 
+@pytest.mark.usefixtures("short_adversary")
 def test_every_object_shows_a_table_or_a_drawing_in_a_notebook(circuit: sb.TaskCircuit) -> None:
     verdict = sb.validate(circuit, draws=99)
     shown = {

@@ -1,6 +1,5 @@
 """`sparsebridge circuit`, on the bundled bridge with few steps."""
 
-import functools
 import json
 import re
 import shutil
@@ -23,15 +22,6 @@ SMALL = ("--steps", "12", "--pairs", "16", "--batch-pairs", "4", "--blocks", "4"
 
 def files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
-
-
-@pytest.fixture
-def short_adversary(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The adversary, which has tests of its own, takes most of an evaluation's time: here it tries one start and one step."""
-    from sparse_model.circuits.evidence import adversarial
-
-    short = functools.partial(adversarial.adversarial_loss, steps=1, restarts=1)
-    monkeypatch.setattr(adversarial, "adversarial_loss", short)
 
 
 def test_prune_writes_a_circuit_that_reaches_its_target_on_the_deciding_pairs(bundled_circuit: Path) -> None:

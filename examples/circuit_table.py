@@ -3,7 +3,7 @@
 One folder per task under the given one; what is already there (TASK/circuit, TASK/evidence.json) is not made again, so a
 stopped run goes on, circuits of another command can be put there, and several processes may each make some of the tasks
 (`--tasks A B`, one thread each) in one folder, from which `--table-only` then writes the table of all. With
-`--into docs/circuits.md` the table between the two `circuits` comments of that file is replaced. `--tasks` takes some of
+`--into docs/circuits.md` the table between the two `circuits` comments of that file (`--block`: others) is replaced. `--tasks` takes some of
 them (all twenty by default), `--prune` passes further options to `circuit prune`.
 """
 
@@ -42,6 +42,7 @@ def main() -> None:
         "--prune", nargs=argparse.REMAINDER, default=[], help="options of circuit prune; must come last"
     )
     parser.add_argument("--into", type=Path)
+    parser.add_argument("--block", default="circuits", help="name of the two comments that the table stands between")
     parser.add_argument("--table-only", action="store_true", help="make nothing, only the table of what is there")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
@@ -52,7 +53,7 @@ def main() -> None:
              if (arguments.folder / name / "evidence.json").is_file()}  # fmt: skip
     refused = {name: (arguments.folder / name / "refused.txt").read_text("utf-8").strip() for name in names
                if (arguments.folder / name / "refused.txt").is_file()}  # fmt: skip
-    publish(table(found, refused), "circuits", arguments.into)
+    publish(table(found, refused), arguments.block, arguments.into)
     if arguments.into is not None:
         write_between(arguments.into, "gates", gates())
 

@@ -3,8 +3,8 @@
 One folder per task under the given one; what is already there (TASK/circuit, TASK/evidence.json) is not made again, so a
 stopped run goes on, circuits of another command can be put there, and several processes may each make some of the tasks
 (`--tasks A B`, one thread each) in one folder, from which `--table-only` then writes the table of all. With
-`--into docs/circuits.md` the table between the two `circuits` comments of that file (`--block`: others) is replaced. `--tasks` takes some of
-them (all twenty by default), `--prune` passes further options to `circuit prune`.
+`--into docs/circuits.md` the table between the two `circuits` comments of that file (`--block`: others) is replaced.
+`--tasks` takes some of them (all twenty by default), `--prune` passes further options to `circuit prune`.
 """
 
 import argparse

@@ -56,7 +56,7 @@ def explained(name: str, folder: Path, models: Any, arguments: argparse.Namespac
             found_now = prune(models.artefact.sparse, splits.train, splits.validation, models.values, config)
             circuit = replace(found_now, pairs={"seed": config.seed, **splits.sizes()})
             circuit.save(place)
-        report["seconds"]["prune"] = time.process_time() - started
+            report["seconds"]["prune"] = time.process_time() - started
         evaluation = evaluate_circuit(models.artefact.sparse, circuit, splits.held_out, draws=5, seed=config.seed)
         report |= {"nodes": evaluation.nodes, "edges": evaluation.edges, "scale": circuit.calibration.scale}
         started = time.process_time()

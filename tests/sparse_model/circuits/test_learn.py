@@ -26,7 +26,8 @@ def test_seeds_trained_at_once_find_the_masks_they_find_alone(known, signal: str
         alone = learn_masks(prompts, known.values, config, (seed,))
         assert kept(together, place) == kept(alone, 0)
         for name, score in together.scores(place).items():
-            torch.testing.assert_close(score, alone.scores(0)[name], atol=2e-3, rtol=0)
+            # rounding differs between one seed and three; a step of the optimiser moves a mask by up to 0.03
+            torch.testing.assert_close(score, alone.scores(0)[name], atol=5e-3, rtol=0)
     assert kept(together, 0) != kept(together, 1)
 
 

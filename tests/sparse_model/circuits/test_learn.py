@@ -22,12 +22,13 @@ def kept(masks: NodeMasks, place: int) -> dict[str, list[bool]]:
 def test_seeds_trained_at_once_find_the_masks_they_find_alone(known, signal: str) -> None:
     prompts, config = Prompts(known.model, known.train), PruneConfig(signal=signal, adversary_steps=2, **QUICK)
     together = learn_masks(prompts, known.values, config, (0, 1, 2))
+    # the adversary takes signs, which rounding decides where a gradient is near zero; one step moves a mask by up to 0.03
+    closeness = 0.03 if signal == "adversarial" else 2e-3
     for place, seed in enumerate((0, 1, 2)):
         alone = learn_masks(prompts, known.values, config, (seed,))
         assert kept(together, place) == kept(alone, 0)
         for name, score in together.scores(place).items():
-            # rounding differs between one seed and three; a step of the optimiser moves a mask by up to 0.03
-            torch.testing.assert_close(score, alone.scores(0)[name], atol=5e-3, rtol=0)
+            torch.testing.assert_close(score, alone.scores(0)[name], atol=closeness, rtol=0)
     assert kept(together, 0) != kept(together, 1)
 
 

@@ -1,8 +1,5 @@
 """Commands that write models onto a disk too small for them: one line, and the disk as it was. On a real small file system."""
 
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +10,7 @@ from bridges.edits.paired_artefact import make_paired, save_paired
 from bridges.pairing import load_pairing
 from cli.demo import BUNDLED
 from sparse_model.transformer.nodes import Node
+from tests.small_disk import mounted
 
 BRIDGE, DENSE = BUNDLED / "bridge", BUNDLED / "dense"
 
@@ -20,20 +18,8 @@ BRIDGE, DENSE = BUNDLED / "bridge", BUNDLED / "dense"
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 600 kB, where the test may mount one."""
-    place = tmp_path / "small"
-    place.mkdir()
-    mount = shutil.which("mount")
-    if mount is None or not sys.platform.startswith("linux"):
-        pytest.skip("no mount command for a small file system")
-    done = subprocess.run(
-        [mount, "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(place)], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        pytest.skip(f"no small file system may be mounted ({done.stderr.strip()})")
-    try:
+    with mounted(tmp_path / "small", "600k") as place:
         yield place
-    finally:
-        subprocess.run(["umount", str(place)], check=True)
 
 
 @pytest.fixture(scope="module")

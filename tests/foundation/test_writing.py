@@ -17,6 +17,7 @@ from foundation.artefacts import write_json
 from foundation.errors import UserError
 from foundation.locks import LockedError, lock_file, owned
 from foundation.writing import SPARE_BYTES, UnwrittenError, atomic_folder, check_space, write_file
+from tests.small_disk import mounted
 
 KILLS = 10
 
@@ -140,20 +141,8 @@ def test_space_is_looked_for_before_the_work(tmp_path: Path) -> None:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 1 MB, where the test may mount one."""
-    place = tmp_path / "small"
-    place.mkdir()
-    mount = shutil.which("mount")
-    if mount is None or not sys.platform.startswith("linux"):
-        pytest.skip("no mount command for a small file system")
-    done = subprocess.run(
-        [mount, "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        pytest.skip(f"no small file system may be mounted ({done.stderr.strip()})")
-    try:
+    with mounted(tmp_path / "small", "1m") as place:
         yield place
-    finally:
-        subprocess.run(["umount", str(place)], check=True)
 
 
 def test_a_disk_that_fills_up_while_writing_keeps_the_old_artefact(small_disk: Path) -> None:

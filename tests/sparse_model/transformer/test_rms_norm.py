@@ -30,7 +30,10 @@ def test_values_are_torchs_bit_for_bit_and_gradients_to_rounding(eps: float | No
 
 def test_gradients_are_those_of_the_definition_in_double_precision_and_second_ones_are_refused() -> None:
     x, norm = torch.randn(2, 3, 5, dtype=torch.float64, requires_grad=True), RMSNorm(5, dtype=torch.float64)
-    run = lambda x, gain: torch.func.functional_call(norm, {"weight": gain}, (x,))  # noqa: E731
+
+    def run(x: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(norm, {"weight": gain}, (x,))
+
     gain = torch.randn(5, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(run, (x, gain))
     (first,) = torch.autograd.grad(run(x, gain).square().sum(), x, create_graph=True)

@@ -9,14 +9,13 @@ from collections.abc import Callable, Mapping
 from typing import Protocol, runtime_checkable
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from sparse_model.circuits.folded import FoldedLinear
 from sparse_model.circuits.masked_sublayers import EdgeMasks, MaskedPass, Masks
 from sparse_model.circuits.prompts import PromptRows, Prompts
-from sparse_model.transformer.layers import keep_topk
+from sparse_model.transformer.layers import ACTIVATIONS, keep_topk
 
 
 @runtime_checkable
@@ -96,10 +95,9 @@ class KeptPass(MaskedPass):
         config, name, mlp = self.model.config, f"{layer}.mlp", self.model.blocks[layer].mlp
         tokens, reads = self.tokens(True, layer == config.n_layer - 1)[0], self.kept[f"{name}.act_in"][0]
         x = self.mlp_read(layer, h, stems)[0][:, reads] if len(reads) else h.new_zeros(h.shape[1], 0)
-        activation = F.gelu if config.activation == "gelu" else F.relu
         hidden = self.made(
             f"{name}.act_in", f"{name}.post_act", self.seen(f"{name}.act_in", tokens, x), mlp.c_fc.weight, mlp.c_fc.bias,
-            config.topk("mlp_neuron", config.d_mlp), activation,
+            config.topk("mlp_neuron", config.d_mlp), ACTIVATIONS[config.activation],
         )  # fmt: skip
         written = self.made(
             f"{name}.post_act", f"{name}.resid_delta", self.seen(f"{name}.post_act", tokens, hidden), mlp.c_proj.weight,

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sparse_model.circuits.prompts import PromptRows, Prompts
-from sparse_model.transformer.layers import Attention, keep_topk
+from sparse_model.transformer.layers import ACTIVATIONS, Attention, keep_topk
 from sparse_model.transformer.model import SparseTransformer
 
 Masks = Mapping[str, Float[Tensor, "k W"]]
@@ -120,7 +120,7 @@ class MaskedPass:
         config, name, mlp = self.model.config, f"{layer}.mlp", self.model.blocks[layer].mlp
         x = self.gate(f"{name}.act_in", self.mlp_read(layer, h, stems))
         z = self.linear(f"{name}.act_in", f"{name}.post_act", x, mlp.c_fc.weight, mlp.c_fc.bias)
-        z = F.gelu(z) if config.activation == "gelu" else F.relu(z)
+        z = ACTIVATIONS[config.activation](z)
         hidden = self.gate(f"{name}.post_act", keep_topk(config, "mlp_neuron", z))
         out = self.linear(f"{name}.post_act", f"{name}.resid_delta", hidden, mlp.c_proj.weight, mlp.c_proj.bias)
         return self.freeze(f"{name}.resid_delta", keep_topk(config, "mlp_out", out))

@@ -11,7 +11,7 @@ RESIDUAL_TOPK_LOCATIONS = ("resid_post_attn", "resid_post_mlp")
 TOPK_LOCATIONS = BLOCK_TOPK_LOCATIONS + RESIDUAL_TOPK_LOCATIONS
 CHOICES = {
     "norm": ("rms", "layer"),
-    "activation": ("gelu", "relu"),
+    "activation": ("gelu", "gelu_tanh", "relu"),
     "residual_activation": ("identity", "relu"),
     "position": ("none", "added", "concatenated"),
     "bigram_table": ("none", "learned", "fixed"),
@@ -54,8 +54,8 @@ class SparseConfig(PreTrainedConfig):
     """Whether LayerNorm has a bias (ignored for RMSNorm, which has none)."""
     bias: bool = True
     """Whether the linear maps have biases."""
-    activation: Literal["gelu", "relu"] = "gelu"
-    """MLP nonlinearity (exact GELU)."""
+    activation: Literal["gelu", "gelu_tanh", "relu"] = "gelu"
+    """MLP nonlinearity: exact GELU, its approximation by tanh (GPT-2's own), or ReLU."""
     topk_fraction: float | None = 0.25
     """Fraction of channels AbsTopK keeps; None switches it off everywhere."""
     topk_locations: tuple[str, ...] | list[str] = BLOCK_TOPK_LOCATIONS

@@ -5,6 +5,8 @@ published checkpoints, so that import and export are a renaming of one tensor.
 """
 
 import math
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,13 @@ from sparse_model.transformer.config import SparseConfig
 from sparse_model.transformer.execution import SparseLinear
 from sparse_model.transformer.rms_norm import RMSNorm
 from sparse_model.transformer.taps import Tap
+
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+}
+"""The nonlinearities of `SparseConfig.activation`."""
 
 
 def make_norm(config: SparseConfig, width: int) -> nn.RMSNorm | nn.LayerNorm:
@@ -95,7 +104,7 @@ class Mlp(nn.Module):
         """What the MLP adds to the stream; `tap` is called at `{prefix}.act_in`, `.post_act`, `.resid_delta`."""
         config = self.config
         x = tap(f"{prefix}.act_in", keep_topk(config, "mlp_in", x))
-        hidden = F.gelu(self.c_fc(x)) if config.activation == "gelu" else F.relu(self.c_fc(x))
+        hidden = ACTIVATIONS[config.activation](self.c_fc(x))
         hidden = tap(f"{prefix}.post_act", keep_topk(config, "mlp_neuron", hidden))
         return tap(f"{prefix}.resid_delta", keep_topk(config, "mlp_out", self.c_proj(hidden)))
 

@@ -21,6 +21,7 @@ CONFIG_NAME, WEIGHTS_NAME = "beeg_config.json", "final_model.pt"
 SINK_PUBLISHED, SINK = "attn.attn_imp.sink_logit", "attn.sink_logit"
 WRAPPERS = ("_orig_mod.", "module.")
 POSITIONS = "transformer.wpe.weight"
+PUBLISHED_ACTIVATIONS = ("gelu", "relu")
 
 DEFAULTS: dict[str, Any] = {
     "block_size": 1024, "vocab_size": 50304, "n_layer": 12, "n_head": 12, "d_head": None, "d_model": 768,
@@ -57,7 +58,7 @@ def convert_config(published: dict[str, Any]) -> SparseConfig:
     for name in ("block_size", "vocab_size", "n_layer", "n_head", "d_model"):
         if type(given[name]) is not int or given[name] < 1:
             raise UserError(f"published config has {name}={given[name]!r}, not a positive whole number; correct it")
-    if given["activation_type"] not in ("gelu", "relu"):
+    if given["activation_type"] not in PUBLISHED_ACTIVATIONS:
         raise UserError(f"activation_type '{given['activation_type']}' is not supported; gelu and relu are")
     if given["residual_activation_type"] not in ("identity", "relu"):
         raise UserError(
@@ -98,13 +99,15 @@ def publish_config(config: SparseConfig, leak: bool = False) -> dict[str, Any]:
         leak: let attention cross documents where the model keeps them apart.
 
     Raises:
-        UserError: the model has its own norm epsilon, or keeps documents apart and `leak` is False.
+        UserError: the model has an activation or a norm epsilon of its own, or keeps documents apart and `leak` is False.
     """
     if config.document_token is not None and not leak:
         raise UserError(
             "the published layout lets attention cross documents, which this model keeps apart; pass --leak to export it "
             "for text of one document at a time, or train with --sparse-leak"
         )
+    if config.activation not in PUBLISHED_ACTIVATIONS:
+        raise UserError(f"the published layout has no activation '{config.activation}', only gelu and relu")
     if config.norm_eps is not None:
         raise UserError("the published layout has no norm epsilon; train with norm_eps unset to export")
     return {

@@ -22,6 +22,7 @@ SWITCHES = [
     {"norm": "layer", "activation": "relu", "bias": False, "topk_fraction": None},
     {"residual_activation": "relu", "bigram_table": "learned", "tie_word_embeddings": True},
     {"topk_locations": ("attn_q", "mlp_neuron", "resid_post_attn", "resid_post_mlp"), "document_token": 0},
+    {"activation": "gelu_tanh", "norm_eps": 0.3},
 ]
 
 

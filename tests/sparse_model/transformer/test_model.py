@@ -20,6 +20,7 @@ SWITCHES: list[dict[str, Any]] = [
     {"norm": "layer", "ln_bias": False, "norm_eps": 1e-2},
     {"bias": False},
     {"activation": "relu"},
+    {"activation": "gelu_tanh"},
     {"topk_fraction": None},
     {"topk_locations": TOPK_LOCATIONS},
     {"residual_activation": "relu"},

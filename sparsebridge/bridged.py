@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bridges.artefact import BridgeArtefact
+from bridges.artefact import load_bridge as load_artefact
 from bridges.config import BridgeConfig
 from bridges.evaluate import BridgeEvaluation, evaluate_bridge
 from bridges.pairing import Pairing, load_pairing
@@ -116,7 +117,11 @@ class BridgedModel:
 
 
 def load_bridge(
-    folder: str | Path, dense: str | Path | None = None, corpus: str | Path | None = None, device: str = "cpu"
+    folder: str | Path,
+    dense: str | Path | None = None,
+    corpus: str | Path | None = None,
+    device: str = "cpu",
+    trust_remote_code: bool = False,
 ) -> BridgedModel:
     """Load a bridge with its sparse and its dense model.
 
@@ -124,12 +129,13 @@ def load_bridge(
         folder: made by `train_bridge` or `sparsebridge bridge train`.
         dense: the dense model's id or folder; unset, where the bridge says it was.
         corpus: a corpus folder that ordinary text is taken from; unset, generated Python.
+        trust_remote_code: run Python code that the dense model brings along; read it first.
 
     Raises:
         UserError: a part is missing or damaged, or the dense model is not the bridge's own.
     """
     folder = Path(folder)
-    pairing = load_pairing(folder, None if dense is None else str(dense), device)
+    pairing = load_pairing(folder, None if dense is None else str(dense), device, trust_remote_code)
     name = str(dense or pairing.artefact.description["dense"]["name"])
     model = DenseModel(name, pairing.stack, pairing.tokenizer)
     return BridgedModel(folder, model, pairing.artefact, None if corpus is None else Path(corpus))
@@ -145,6 +151,7 @@ def build_corpus(
     files: str | Path | None = None,
     tokenizer: str | Path | None = None,
     config: CorpusConfig | None = None,
+    trust_remote_code: bool = False,
 ) -> Corpus:
     """Text as blocks of tokens, ready for training.
 
@@ -153,6 +160,7 @@ def build_corpus(
         files: folder of text files; unset, generated Python.
         tokenizer: of the dense model that bridges are trained for (id or folder); unset, a new one is trained.
         config: sizes and sources; `files` and `tokenizer` replace its own.
+        trust_remote_code: run Python code that the tokenizer brings along; read it first.
 
     Raises:
         UserError: the folder exists, a source is missing, or there is too little text; the message says how much is needed.
@@ -162,7 +170,7 @@ def build_corpus(
         settings = settings.model_copy(update={"sources": (FolderConfig(kind="folder", path=str(files)),)})
     if tokenizer is not None:
         settings = settings.model_copy(update={"tokenizer": str(tokenizer)})
-    return build(settings, Path(out))
+    return build(settings, Path(out), trust_remote_code=trust_remote_code)
 
 
 def train_bridge(
@@ -192,4 +200,4 @@ def train_bridge(
     settings = BridgeSettings(training or TrainConfig(), config or BridgeConfig(), shape or SparseShape())
     text, device = BridgeText.of(data, evaluate_blocks), str(dense.model.device)
     train(dense.stack, dense.name, dense.tokenizer, text, Path(out), settings, device=device)
-    return load_bridge(out, dense.name, data.folder, device)
+    return BridgedModel(Path(out), dense, load_artefact(Path(out), device), data.folder)

@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 import typer.main
 
+import sparsebridge as sb
 from bridges.edits.readout import Readout
 from bridges.edits.rules import Scale
 from bridges.edits.standing import StandingEdit, StandingSite
@@ -87,3 +89,19 @@ def test_every_command_that_takes_a_dense_model_can_be_told_to_trust_it() -> Non
             )
             if takes_one and name not in without:
                 assert "--trust-remote-code" in options, f"{name} {leaf.name}"
+
+
+@pytest.mark.parametrize("loader", ["attach", "load_bridge", "build_corpus"])
+def test_a_public_loader_runs_a_models_code_only_where_it_is_trusted(loader: str, model: Path, tmp_path: Path) -> None:
+    small = sb.CorpusConfig(train_tokens=2000, evaluation_tokens=200, tokenizer=str(model))
+    load = {
+        "attach": partial(sb.attach, model),
+        "load_bridge": partial(sb.load_bridge, BRIDGE, dense=model),
+        "build_corpus": partial(sb.build_corpus, tmp_path / "corpus", config=small),
+    }[loader]
+    with pytest.raises(sb.UserError, match="code"):
+        load()
+    assert not (tmp_path / "ran").exists()
+    with pytest.raises(sb.UserError):  # the code holds no model
+        load(trust_remote_code=True)
+    assert (tmp_path / "ran").exists()

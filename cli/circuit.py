@@ -126,6 +126,9 @@ def tune(
     text = reference_blocks(tokenizer, "train", blocks, sparse.config.block_size, corpus)
     found = run_study(sparse, tokenizer, text, prune, task, StudyRun(study, storage, trials, evaluate_pairs))
     show_study(found, prune, as_json)
+    if not as_json:
+        say("the settings above are a file for --config")
+        suggest("circuit", "prune", model, "--task", task[0], "--config", "FILE", "--out", f"{task[0]}-circuit")
 
 
 @app.command()
@@ -207,6 +210,10 @@ def evaluate(
     own_task = measured.name == loaded.task
     show_evaluation(measured.name if own_task else f"{measured.name}, circuit of {loaded.task}", evaluation, False)
     show_evidence(found)
+    if (model / "bridge.json").is_file():
+        suggest("edit", "validate", circuit, "--bridge", model, "--out", circuit.with_name(f"{circuit.name}-report"))
+    else:
+        suggest("circuit", "show", circuit, "--model", model, "--out", f"{loaded.task}.html")
 
 
 def show_evidence(found: Any) -> None:

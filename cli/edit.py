@@ -296,5 +296,9 @@ def validate(
         if after is not None:
             show_verdict(f"{loaded.task} with the adapter", after.report)
             show_difference(both.to_json()["figures"], found.word, after.word)
+        if found.word == "fails":
+            suggest("circuit", "evaluate", circuit, "--model", bridge)
+        else:
+            suggest("edit", "map", circuit, "--bridge", bridge, "--out", circuit.with_name(f"{circuit.name}-edit"))
     if not is_accepted(found.word, accept):
         raise typer.Exit(1)

@@ -1,5 +1,6 @@
 """`sparsebridge report`: a self-contained HTML page from any artefact."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -7,11 +8,22 @@ import typer
 
 from cli.app import App
 from cli.options import Overwrite
-from cli.output import say
+from cli.output import say, suggest
 from cli.replacing import check_drawing
 from foundation.errors import UserError
+from foundation.kinds import kind_of
 
 app = App(help=__doc__)
+
+NEXT: Mapping[str, Callable[[Path], tuple[str | Path, ...]]] = {
+    "corpus": lambda path: ("bridge", "train", "MODEL", "--corpus", path, "--out", "bridge"),
+    "bridge": lambda path: ("circuit", "prune", path, "--task", "TASK", "--out", "circuit"),
+    "circuit": lambda path: ("circuit", "evaluate", path, "--model", "BRIDGE"),
+    "edit": lambda path: ("edit", "apply", path, "--dense", "MODEL", "--prompt", "TEXT"),
+    "sparse model": lambda path: ("task", "check", path),
+    "dense model": lambda path: ("dense", "check", path),
+}
+"""Kind of artefact → the command to try after looking at its page."""
 
 
 @app.command()
@@ -41,4 +53,7 @@ def report(
     from foundation.writing import write_file
 
     write_file(target, render_artefact(path), overwrite, kind)
-    say(f"page written to {target}")
+    say(f"page written to {target}; open it in a browser")
+    following = NEXT.get(kind_of(path) or "")
+    if following is not None:
+        suggest(*following(path))

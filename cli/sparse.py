@@ -121,6 +121,10 @@ def import_(
     say(f"sparse model written to {out}")
     if as_json:
         print_json({"out": str(out), "config": _plain(model.config.to_dict())})
+    elif words is None:
+        suggest("sparse", "inspect", out)
+    else:
+        suggest("task", "check", out)
 
 
 @app.command()
@@ -155,6 +159,8 @@ def export(
     say(f"published layout written to {out}")
     if as_json:
         print_json({"out": str(out), "leak": crossed})
+    else:
+        suggest("sparse", "import", out, "--out", out.with_name(f"{out.name}-again"))
 
 
 @app.command()

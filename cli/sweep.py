@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from cli.options import Device, Json, Out, check_device, with_settings
-from cli.output import print_json, print_table, say
+from cli.output import print_json, print_table, say, suggest
 from sparse_model.circuits.config import PruneConfig
 from sparse_model.training.config import TrainConfig
 from sparse_model.transformer.shape import SparseShape
@@ -61,6 +61,7 @@ def sweep(
         print_json(result)
         return
     _show(result)
+    suggest("sparse", "inspect", points[-1].arm.folder(out, points[-1].arm.train.seed))
 
 
 def _show(result: dict[str, Any]) -> None:

@@ -57,7 +57,9 @@ def test_evaluate_prints_sufficiency_and_necessity_beside_their_controls(cli: Ca
     assert found["evidence"]["findings"]["sufficiency"]["task_loss"]["value"] == pytest.approx(found["task_loss"])
     assert set(found["evidence"]["missing"]) == {"nonsense", "reversed", "arbitrary", "random_weights", "agreement"}
     assert (found["seed"], found["pairs"]) == (3, {"train": 16, "validation": 4, "held_out": 4})
-    text = cli(*command).out
+    ran = cli(*command)
+    text = ran.out
+    assert f"next: sparsebridge edit validate {bundled_circuit} --bridge {BRIDGE} --out " in ran.err
     assert f"Grade {found['evidence']['grade']['letter']}" in text
     assert "sufficiency" in text
     assert f"{found['necessity_loss']:.3f}" in text
@@ -188,6 +190,7 @@ def test_tune_prints_settings_that_prune_reads(cli: Callable, tmp_path: Path) ->
     study = ("--task", "for_while", "--storage", f"sqlite:///{tmp_path / 'tune.db'}", "--evaluate-pairs", "8")
     ran = cli("circuit", "tune", BRIDGE, *study, *quick, "--trials", "1")
     assert ran.code == 0, ran.err
+    assert f"next: sparsebridge circuit prune {BRIDGE} --task for_while --config FILE" in ran.err
     found = cli("circuit", "tune", BRIDGE, *study, *quick, "--trials", "0", "--json").json
     assert found["completed"] == 1
     assert found["edges"] == found["first_edges"] > 0

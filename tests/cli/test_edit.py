@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bridges.edits.paired_artefact import load_paired
+from bridges.edits.paired import load_paired
 from bridges.edits.standing_artefact import load_standing
 from cli.demo import BUNDLED
 from sparse_model.circuits.circuit import Circuit
@@ -225,8 +225,12 @@ def test_the_exit_code_says_whether_the_verdict_is_good_enough(
 
     found = SimpleNamespace(word=word, report={"task": "t", "verdict": {"word": word}})
     monkeypatch.setattr(judging, "judge", lambda *_: found)
-    ran = cli("edit", "validate", bundled_circuit, "--bridge", BRIDGE, "--accept", accept, "--json")
-    assert ran.code == code
+    command = ("edit", "validate", bundled_circuit, "--bridge", BRIDGE, "--accept", accept)
+    ran = cli(*command, "--json")
+    assert (ran.code, ran.err.count("next:")) == (code, 0)
+    monkeypatch.setattr("cli.edit.show_verdict", lambda *_: None)
+    following = "circuit evaluate" if word == "fails" else "edit map"
+    assert f"next: sparsebridge {following} {bundled_circuit} --" in cli(*command).err
 
 
 def test_baking_a_standing_edit_is_refused_with_the_option_it_needs(cli: Callable, edits: dict[str, Path]) -> None:

@@ -15,7 +15,9 @@ def test_the_page_lands_in_this_folder_and_the_artefact_stays_as_it_was(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     before = sorted(ARTEFACT.iterdir())
-    assert cli("report", ARTEFACT).code == 0
+    ran = cli("report", ARTEFACT)
+    assert ran.code == 0
+    assert f"next: sparsebridge task check {ARTEFACT}" in ran.err
     assert sorted(ARTEFACT.iterdir()) == before
     assert "<html" in (tmp_path / "sparse.html").read_text("utf-8")
     assert "pass --overwrite" in cli("report", ARTEFACT).err

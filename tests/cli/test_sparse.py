@@ -78,9 +78,11 @@ def test_inspect_says_how_each_linear_map_runs(cli: Callable, sparse_folder: Pat
 
 
 def test_import_then_export_gives_the_published_weights_back(cli: Callable, tmp_path: Path) -> None:
-    assert cli("sparse", "import", PUBLISHED, "--out", tmp_path / "ours").code == 0
+    imported = cli("sparse", "import", PUBLISHED, "--out", tmp_path / "ours")
+    assert f"next: sparsebridge sparse inspect {tmp_path / 'ours'}\n" in imported.err
     assert cli("sparse", "inspect", tmp_path / "ours").code == 0
-    assert cli("sparse", "export", tmp_path / "ours", "--out", tmp_path / "theirs").code == 0
+    exported = cli("sparse", "export", tmp_path / "ours", "--out", tmp_path / "theirs")
+    assert f"next: sparsebridge sparse import {tmp_path / 'theirs'} --out" in exported.err
     before, after = (
         torch.load(folder / "final_model.pt", weights_only=True) for folder in (PUBLISHED, tmp_path / "theirs")
     )
@@ -89,8 +91,9 @@ def test_import_then_export_gives_the_published_weights_back(cli: Callable, tmp_
 
 
 def test_import_describes_the_model_as_plain_json(cli: Callable, tmp_path: Path) -> None:
-    found = cli("sparse", "import", PUBLISHED, "--out", tmp_path / "ours", "--json").json
-    assert found["config"]["d_position"] == 16
+    ran = cli("sparse", "import", PUBLISHED, "--out", tmp_path / "ours", "--json")
+    assert ran.json["config"]["d_position"] == 16
+    assert "next:" not in ran.err
 
 
 def test_a_config_file_gives_the_same_run_as_options(cli: Callable, corpus_folder: Path, tmp_path: Path) -> None:

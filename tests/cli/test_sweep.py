@@ -44,6 +44,8 @@ def test_a_sweep_is_one_command_that_goes_on_where_it_stopped(
     monkeypatch.setattr("sparse_model.studies.arms.train_sparse", None)
     monkeypatch.setattr("sparse_model.studies.sweep.prune", None)
     assert cli(*line).json == first
+    shown = cli(*(word for word in line if word != "--json"))
+    assert f"next: sparsebridge sparse inspect {tmp_path / 'sweep' / 'S16-density0.5-seed0'}\n" in shown.err
     harder = cli(*line, "--prune-target-loss", "0.01")
     assert harder.code == 2
     assert "other settings" in harder.err

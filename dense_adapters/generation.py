@@ -6,7 +6,7 @@ token is not the one that is taken. They are left out here; only the special tok
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Int
@@ -54,66 +54,34 @@ def encode(
     return torch.tensor([ids], device=device)
 
 
-def continue_text(
+class Continuation(NamedTuple):
+    """What follows a prompt: the new tokens without the one that ends the text, and the text they are."""
+
+    ids: list[int]
+    text: str
+
+
+@torch.no_grad()
+def continue_prompts(
     stack: DenseStack,
     tokenizer: PreTrainedTokenizerBase,
-    prompt: str | Tensor,
+    prompts: Sequence[Tensor],
     tokens: int,
     edited: AbstractContextManager[None] | None = None,
     temperature: float | None = None,
     cache: bool = True,
     seed: int = 0,
     stream: Callable[[str], None] | None = None,
-) -> str:
-    """The continuation of a prompt (text, or ids [1, T]) by at most `tokens` tokens.
+) -> list[Continuation]:
+    """The continuations of several prompts, each ids [1, T], by at most `tokens` tokens, run as one batch.
+
+    Shorter prompts are padded on their left. The likeliest tokens are those of each prompt alone; sampled ones are not.
 
     Args:
         edited: a context in which the model runs edited.
         temperature: of sampling, with `seed`; None takes the likeliest token every time.
         cache: whether to keep keys and values; the tokens are the same either way.
-        stream: is given every piece of text as soon as it is there.
-
-    Raises:
-        AttachError: prompt and continuation are longer than the model reads.
-    """
-    ids = encode(tokenizer, prompt, stack.model.device) if isinstance(prompt, str) else prompt
-    return continue_texts(stack, tokenizer, [ids], tokens, edited, temperature, cache, seed, stream)[0]
-
-
-def continue_texts(
-    stack: DenseStack,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Tensor],
-    tokens: int,
-    edited: AbstractContextManager[None] | None = None,
-    temperature: float | None = None,
-    cache: bool = True,
-    seed: int = 0,
-    stream: Callable[[str], None] | None = None,
-) -> list[str]:
-    """The continuations of several prompts, each ids [1, T]; see `continue_ids` and `continue_text`."""
-    found = continue_ids(stack, tokenizer, prompts, tokens, edited, temperature, cache, seed, stream)
-    return [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in found]
-
-
-@torch.no_grad()
-def continue_ids(
-    stack: DenseStack,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Tensor],
-    tokens: int,
-    edited: AbstractContextManager[None] | None = None,
-    temperature: float | None = None,
-    cache: bool = True,
-    seed: int = 0,
-    stream: Callable[[str], None] | None = None,
-) -> list[list[int]]:
-    """The new tokens of several prompts, each ids [1, T], run as one batch, without the one that ends the text.
-
-    Shorter prompts are padded on their left. The likeliest tokens are those of each prompt alone; sampled ones are not.
-
-    Args:
-        stream: for a single prompt only.
+        stream: is given every piece of text as soon as it is there; for a single prompt only.
 
     Raises:
         AttachError: a prompt and its continuation are longer than the model reads.
@@ -139,7 +107,8 @@ def continue_ids(
             **sampling,
         )
     ends = _ends(stack.model)
-    return [_until(ends, row) for row in found[:, batch.shape[1] :].tolist()]
+    new = [_until(ends, row) for row in found[:, batch.shape[1] :].tolist()]
+    return [Continuation(ids, str(tokenizer.decode(ids, skip_special_tokens=True))) for ids in new]
 
 
 @torch.no_grad()

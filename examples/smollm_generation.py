@@ -24,7 +24,7 @@ from bridges.edits.mapping import check_base_model
 from bridges.edits.standing import StandingEdit
 from bridges.edits.standing_artefact import load_standing
 from dense_adapters import DenseStack, load_stack
-from dense_adapters.generation import continue_ids, encode, own_settings, settings_taken_over
+from dense_adapters.generation import continue_prompts, encode, own_settings, settings_taken_over
 from sparse_model.studies.page import publish
 from sparse_model.tasks import find_task
 from sparse_model.tasks.splits import task_splits
@@ -74,13 +74,13 @@ def run(
 
     found = []
     for is_edited in (False, True):
-        together = continue_ids(stack, tokenizer, [ids for _, ids in prompts], tokens, context(is_edited))
+        together = continue_prompts(stack, tokenizer, [ids for _, ids in prompts], tokens, context(is_edited))
         for (text, ids), batched in zip(prompts, together, strict=True):
             ways = [
-                continue_ids(stack, tokenizer, [ids], tokens, context(is_edited), cache=cache)[0]
+                continue_prompts(stack, tokenizer, [ids], tokens, context(is_edited), cache=cache)[0].ids
                 for cache in (True, False)
             ]
-            found.append(Texts(text, is_edited, *ways, batched))
+            found.append(Texts(text, is_edited, *ways, batched.ids))
     return found
 
 

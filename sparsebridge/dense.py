@@ -7,7 +7,7 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dense_adapters import DenseStack, load_stack
-from dense_adapters.generation import continue_text, next_tokens
+from dense_adapters.generation import continue_prompts, encode, next_tokens
 from sparse_model.tasks.check import TaskCheck, check_task
 from sparse_model.tasks.task import Task
 from sparsebridge.pairs import task as find_task
@@ -38,7 +38,8 @@ class DenseModel:
         Raises:
             UserError: the prompt is empty, or too long for the model.
         """
-        return continue_text(self.stack, self.tokenizer, prompt, tokens)
+        ids = encode(self.tokenizer, prompt, self.model.device)
+        return continue_prompts(self.stack, self.tokenizer, [ids], tokens)[0].text
 
     def next_tokens(self, prompt: str, count: int = 5) -> list[tuple[str, float]]:
         """The likeliest next tokens and their probabilities.

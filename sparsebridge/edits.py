@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bridges.edits.edit_folder import edit_form
 from bridges.edits.mapping import check_base_model
-from bridges.edits.paired_artefact import PairedEdit, load_paired
+from bridges.edits.paired import PairedEdit, load_paired
 from bridges.edits.standing import StandingEdit, Where
 from bridges.edits.standing_artefact import load_standing
 from bridges.jobs.circuit_edit import EditWish, Form, Towards, make_edit, save_edit

@@ -26,7 +26,7 @@ import bridges.artefact
 from bridges.alignment import AlignedSite, SiteAlignment
 from bridges.artefact import load_bridge, save_bridge
 from bridges.bridge import Bridge
-from bridges.edits.paired_artefact import PairedEdit, PairedSite, load_paired, save_paired
+from bridges.edits.paired import PairedEdit, PairedSite, load_paired, save_paired
 from bridges.edits.readout import Readout, TopKGate
 from bridges.edits.rules import Clamp, Move
 from bridges.edits.standing import StandingEdit, StandingSite

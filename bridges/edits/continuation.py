@@ -16,11 +16,11 @@ from transformers import PreTrainedTokenizerBase
 
 from bridges.edits.edit_folder import edit_form
 from bridges.edits.mapping import check_base_model
-from bridges.edits.paired_artefact import PairedEdit, load_paired
+from bridges.edits.paired import PairedEdit, load_paired
 from bridges.edits.standing import StandingEdit, Where
 from bridges.edits.standing_artefact import load_standing
 from dense_adapters import DenseStack, LeftOut, load_stack
-from dense_adapters.generation import continue_texts, encode, own_settings, settings_taken_over
+from dense_adapters.generation import continue_prompts, encode, own_settings, settings_taken_over
 from foundation.errors import UserError
 
 Stream = Callable[[str, str], None]
@@ -72,9 +72,10 @@ def continuations(
 
     def run(name: str, context: AbstractContextManager[None] | None = None) -> list[str]:
         give = None if stream is None else lambda piece: stream(name, piece)
-        return continue_texts(
+        found = continue_prompts(
             stack, tokenizer, tokens, how.new_tokens, context, how.temperature, how.cache, how.seed, give
         )
+        return [continuation.text for continuation in found]
 
     applied = _applied(edit, stack, tokenizer, tokens[0], other, how)
     unedited, edited = run("unedited"), run("edited", applied)

@@ -47,11 +47,6 @@ class SiteDirections:
     nodes: tuple[Node, ...]
     directions: Float[Tensor, "n D"]
 
-    @property
-    def is_readable(self) -> bool:
-        """Whether the nodes' activations can be read off the dense stream there (read nodes), for the closed loop."""
-        return all(node.part == "act_in" for node in self.nodes)
-
 
 def map_circuit(
     circuit: Circuit, bridge: Bridge, sparse: SparseTransformer, dense: DenseStack

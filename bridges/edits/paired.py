@@ -1,216 +1,183 @@
-"""Paired edits (M5): what a circuit says a prompt's counterfactual changes, added to what the dense model reads.
+"""Paired edits to share and apply: the dense side of M5 alone, with both prompts' activations read off the dense model.
 
-    change the circuit claims    Δa[t] = a_cf[t] − a_base[t]   of each node, from the sparse model on both prompts
-    open loop                    add strength · Δa[t] · direction at every site and token
-    closed loop                  add only what is still missing: strength · Δa[t] minus what the encoded dense stream has
-                                 already changed by, because of the edits upstream
+With z = encoder rows · h^d + bias, a read node's activation is g · z / (ρ · RMS(h^d)), so that in M5 gain and ratio cancel:
 
-Runs at several strengths, or under several random draws, go through the dense model as one stacked batch.
+    Δread^d[t] = strength · (z_cf[t] / RMS(h^d_cf[t]) − z[t] / RMS(h^d[t])) · decoder rows ⊙ γ^d     (centred for LayerNorm)
+
+Open loop takes z from the presented prompt as it is; closed loop from the stream as the edits upstream have left it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
+from pydantic import Field
 from torch import Tensor
 
 from bridges.bridge import Bridge
-from bridges.edited_walk import SiteChange, edited_walk
+from bridges.edits.edit_folder import PARTS, EditRecord, SiteRecord, checked_parts, read_edit, save_edit
 from bridges.edits.mapping import SiteDirections
 from bridges.protocol import residual_sites
-from dense_adapters import DenseStack
-from sparse_model.tasks.token_pairs import TokenPairs
-from sparse_model.transformer.layers import keep_topk
-from sparse_model.transformer.model import SparseTransformer
-from sparse_model.transformer.taps import Recorder
+from dense_adapters import DenseStack, EditFn
+from foundation.errors import UserError
 
 Loop = Literal["open", "closed"]
 
 
+class PairedSiteRecord(SiteRecord):
+    """A site in `edit.json`."""
+
+    kind: Literal["read", "residual"]
+
+
+class PairedRecord(EditRecord):
+    """The keys of a paired edit's `edit.json`."""
+
+    loop: Loop
+    sites: list[PairedSiteRecord] = Field(min_length=1)
+
+
 @dataclass(frozen=True)
-class Direction:
-    """One direction of a set of pairs: the prompts presented, their counterfactuals, and the answers of each."""
+class PairedSite:
+    """One dense site: encoder rows [n, D], bias [n], and decoder rows [n, D] (⊙ γ^d, centred, where a read is edited)."""
 
-    base: Int[Tensor, "N T"]
-    counterfactual: Int[Tensor, "N T"]
-    last: Int[Tensor, " N"]
-    original: Int[Tensor, " N"]
-    """answer to the presented prompt"""
-    target: Int[Tensor, " N"]
-    """answer to the counterfactual"""
+    dense_site: int
+    kind: Literal["read", "residual"]
+    nodes: tuple[str, ...]
+    encoder: Float[Tensor, "n D"]
+    bias: Float[Tensor, " n"]
+    decoder: Float[Tensor, "n D"]
 
-    @classmethod
-    def of(cls, pairs: TokenPairs, forward: bool) -> "Direction":
-        """a → b, or b → a."""
-        a, b = (pairs.tokens_a, pairs.tokens_b) if forward else (pairs.tokens_b, pairs.tokens_a)
-        original, target = (pairs.answer_a, pairs.answer_b) if forward else (pairs.answer_b, pairs.answer_a)
-        width = int(pairs.last.max()) + 1
-        return cls(a[:, :width], b[:, :width], pairs.last, original, target)
+    def coordinates(self, h: Float[Tensor, "*B D"]) -> Float[Tensor, "*B n"]:
+        """z of a dense stream, over the stream's RMS where a read is edited."""
+        z = h.float() @ self.encoder.T.to(h.device) + self.bias.to(h.device)
+        return z if self.kind == "residual" else z / h.float().square().mean(-1, keepdim=True).sqrt().clamp(min=1e-6)
 
 
-@dataclass
-class EditedRun:
-    """What k stacked edited runs gave: final logits [k, N, V] and, per edited site, the activation changes [k, N, T, n],
-    the dense changes [k, N, T, D] and the edited reads or residuals [k, N, T, D]."""
+@dataclass(frozen=True)
+class PairedEdit:
+    """A circuit's paired edit of one dense model."""
 
-    logits: Tensor = field(default_factory=lambda: torch.empty(0))
-    changes: list[Tensor] = field(default_factory=list)
-    deltas: list[Tensor] = field(default_factory=list)
-    edited: list[Tensor] = field(default_factory=list)
+    task: str
+    claim: str
+    model_fingerprint: str
+    sites: tuple[PairedSite, ...]
+    loop: Loop = "open"
+    strength: float = 1.0
 
-
-class PairedRun:
-    """Everything one direction needs, computed once: both models on both prompts.
-
-    Args:
-        sites: where and along what the dense model is edited, at most one entry per site and kind.
-    """
-
-    @torch.no_grad()
-    def __init__(
+    def applied(
         self,
-        direction: Direction,
-        sites: Sequence[SiteDirections],
-        bridge: Bridge,
-        sparse: SparseTransformer,
-        dense: DenseStack,
-    ) -> None:
-        self.direction, self.sites = direction, sites
-        self.bridge, self.sparse, self.dense = bridge, sparse, dense
-        self.walk = dense.walk(direction.base)
-        self.h_base = residual_sites(dense, self.walk)
-        self.walk_cf = dense.walk(direction.counterfactual)
-        self.h_cf = residual_sites(dense, self.walk_cf)
-        on_base, on_cf = Recorder(), Recorder()
-        sparse(direction.base, tap=on_base)
-        sparse(direction.counterfactual, tap=on_cf)
-        self.claimed = [
-            _node_values(site, bridge, sparse, on_cf.activations)
-            - _node_values(site, bridge, sparse, on_base.activations)
-            for site in sites
-        ]
-        """Δa per site, [N, T, n]."""
-        self._encoded_base = [
-            encoded_values(site, bridge, sparse, self.h_base[site.dense_site]) if site.is_readable else None
-            for site in sites
-        ]
+        stack: DenseStack,
+        prompt: Int[Tensor, "1 T"],
+        counterfactual: Int[Tensor, "1 U"],
+        strength: float | None = None,
+    ) -> AbstractContextManager[None]:
+        """A context in which the model runs on `prompt` under the edit towards `counterfactual`, at the prompt's tokens.
 
-    def with_sites(self, sites: Sequence[SiteDirections]) -> "PairedRun":
-        """The same prompts edited elsewhere or along other directions."""
-        return PairedRun(self.direction, sites, self.bridge, self.sparse, self.dense)
-
-    def edited(self, strengths: Float[Tensor, " k"], loop: Loop = "open") -> EditedRun:
-        """Run the dense model on the presented prompts under the edit at k strengths at once."""
-        k, N = len(strengths), len(self.direction.base)
-        strengths = strengths.to(self.h_base[0])
-        result = EditedRun()
-
-        def change_at(number: int, h: Tensor) -> Tensor:
-            site, base = self.sites[number], self._encoded_base[number]
-            change = strengths.view(k, 1, 1, 1) * self.claimed[number]
-            if loop == "closed" and base is not None:
-                now = encoded_values(site, self.bridge, self.sparse, h).view(k, N, *base.shape[1:])
-                change = change - (now - base)
-            result.changes.append(change)
-            result.deltas.append(change @ site.directions)
-            return result.deltas[-1].flatten(0, 1)
-
-        result.logits = self._run(k, change_at, result.edited)
-        return result
-
-    def with_changes(self, changes: Sequence[Float[Tensor, "k N T D"]]) -> Float[Tensor, "k N V"]:
-        """Logits with given dense changes, one set per site, added to the presented prompts' reads (residuals)."""
-        return self._run(len(changes[0]), lambda number, _: changes[number].flatten(0, 1))
-
-    @torch.no_grad()
-    def patched(self, put: Callable[[int, Tensor, Tensor], Tensor] | None = None) -> Float[Tensor, "N V"]:
-        """Logits with the counterfactual's own dense reads (residuals) put in at the edited sites: the upper bound.
-
-        Args:
-            put: function (number of the site, value as it is, counterfactual's value) → value; None takes the latter whole.
+        Raises:
+            UserError: the prompts differ in length, or a site would be edited twice.
         """
-
-        def change_at(number: int, h: Tensor) -> Tensor:
-            mine, theirs = (
-                self.value(number, h, self.walk),
-                self.value(number, self.h_cf[self.sites[number].dense_site], self.walk_cf),
+        if prompt.shape != counterfactual.shape:
+            raise UserError(
+                f"the prompt has {prompt.shape[1]} tokens, the counterfactual {counterfactual.shape[1]}; a paired edit needs "
+                "prompts of equal length"
             )
-            return (theirs if put is None else put(number, mine, theirs)) - mine
+        kinds = {site.kind for site in self.sites}
+        if len(kinds) > 1:
+            raise UserError("the edit mixes reads and residuals; map its read nodes and its write nodes apart")
+        amount = self.strength if strength is None else strength
+        with torch.no_grad():
+            base = residual_sites(stack, stack.walk(prompt))
+            other = residual_sites(stack, stack.walk(counterfactual))
 
-        return self._run(1, change_at)[0]
+        def at(site: PairedSite) -> EditFn:
+            then, goal = site.coordinates(base[site.dense_site]), site.coordinates(other[site.dense_site])
+            target = then + amount * (goal - then)
 
-    def value(self, number: int, h: Tensor, walk: object) -> Tensor:
-        """What the site edits: the stream h there, or its normed read."""
-        site = self.sites[number]
-        return h if site.kind == "residual" else walk.read(site.dense_site, h)  # type: ignore[attr-defined]
+            def edit(h: Tensor, x: Tensor) -> Tensor:
+                now = site.coordinates(h) if self.loop == "closed" else then
+                length = min(h.shape[1], target.shape[1])  # without a cache the model sees prompt and continuation
+                change = torch.zeros_like(x)
+                change[:, :length] = ((target - now[:, : target.shape[1]])[:, :length] @ site.decoder.to(h.device)).to(
+                    x
+                )
+                return x + change
 
-    def unedited(self) -> Float[Tensor, "N V"]:
-        """Logits of the presented prompts as they are."""
-        return self._answers(self.h_base[-1], 1)[0]
+            return edit
 
-    @torch.no_grad()
-    def _run(
-        self, k: int, change_at: Callable[[int, Tensor], Tensor], edited: list[Tensor] | None = None
-    ) -> Float[Tensor, "k N V"]:
-        """k stacked walks; `change_at(number of the site, stream)` is added to the stream or the read there."""
-
-        def note(value: Tensor) -> Tensor:
-            if edited is not None:
-                edited.append(value.view(k, -1, *value.shape[1:]))
-            return value
-
-        def on_stream(number: int) -> Callable[[Tensor], Tensor]:
-            return lambda h: note(h + change_at(number, h))
-
-        def on_read(number: int) -> Callable[[Tensor, Tensor], Tensor]:
-            return lambda h, x: note(x + change_at(number, h))
-
-        changes: dict[int, SiteChange] = {}
-        for number, site in enumerate(self.sites):
-            is_stream = site.kind == "residual"
-            fresh = SiteChange(residual=on_stream(number)) if is_stream else SiteChange(read=on_read(number))
-            known = changes.get(site.dense_site, SiteChange())
-            changes[site.dense_site] = SiteChange(fresh.residual or known.residual, fresh.read or known.read)
-        start = self.walk.embedding().repeat(k, 1, 1)
-        return self._answers(edited_walk(self.dense, self.walk, start, changes), k)
-
-    @torch.no_grad()
-    def _answers(self, h: Tensor, k: int) -> Float[Tensor, "k N V"]:
-        rows = torch.arange(len(h), device=h.device)
-        at = h[rows, self.direction.last.repeat(k)][:, None]
-        return self.walk.unembed(at)[:, 0].view(k, len(h) // k, -1)
+        return stack.editing(
+            {site.dense_site: at(site) for site in self.sites},
+            kind="read" if kinds == {"read"} else "residual",
+            where="prompt",
+            prompt_length=prompt.shape[1],
+        )
 
 
-def encoded_values(
-    site: SiteDirections, bridge: Bridge, sparse: SparseTransformer, h: Float[Tensor, "*B T D"]
-) -> Float[Tensor, "*B T n"]:
-    """Activations of the site's nodes in the sparse stream that the dense stream h encodes to."""
-    stream = bridge.encode(site.place, h)
-    channels = [node.channel for node in site.nodes]
-    if site.kind == "residual":
-        return stream[..., channels]
-    sublayer = site.nodes[0].sublayer
-    block = sparse.blocks[sublayer // 2]
-    read = (block.ln_2 if sublayer % 2 else block.ln_1)(stream)
-    return keep_topk(sparse.config, "mlp_in" if sublayer % 2 else "attn_in", read)[..., channels]
+def make_paired(
+    sites: Sequence[SiteDirections],
+    bridge: Bridge,
+    dense: DenseStack,
+    task: str,
+    claim: str,
+    loop: Loop,
+    strength: float,
+) -> PairedEdit:
+    """The shareable form of mapped read or write nodes.
+
+    Raises:
+        UserError: a neuron is among them, which cannot be read off the dense stream.
+    """
+    found = []
+    for site in sites:
+        if any(node.part == "post_act" for node in site.nodes):
+            raise UserError(
+                "a neuron cannot be read off the dense stream; map read (act_in) or write (resid_delta) nodes"
+            )
+        index = torch.tensor([node.channel for node in site.nodes])
+        encoder = bridge.encoders[site.place]
+        decoder = bridge.decoders[site.place].weight[:, index].T.detach()
+        if site.kind == "read":
+            if dense.norm_centres(site.dense_site):
+                decoder = decoder - decoder.mean(-1, keepdim=True)
+            decoder = decoder * dense.norm_gain(site.dense_site).to(decoder)
+        rows, bias = encoder.weight[index].detach(), encoder.bias[index].detach()
+        found.append(PairedSite(site.dense_site, site.kind, tuple(map(str, site.nodes)), rows, bias, decoder))
+    return PairedEdit(task, claim, dense.fingerprint, tuple(found), loop, strength)
 
 
-def _node_values(
-    site: SiteDirections, bridge: Bridge, sparse: SparseTransformer, recorded: Mapping[str, Tensor]
-) -> Float[Tensor, "N T n"]:
-    """Activations of the site's nodes as the sparse model has them (its stream channels, where the edit is of the stream)."""
-    columns = []
-    for node in site.nodes:
-        location = node.location
-        if site.kind == "residual" and node.part == "act_in":
-            location = _stream_location(sparse, bridge.alignment.sites[site.place].sparse)
-        columns.append(recorded[location][..., node.channel])
-    return torch.stack(columns, dim=-1)
+def save_paired(edit: PairedEdit, folder: Path, overwrite: bool = False) -> None:
+    """Write the artefact (`edit.json`, `edit.safetensors`)."""
+    tensors = {f"{n}/{part}": getattr(site, part) for n, site in enumerate(edit.sites) for part in PARTS}
+    description = {
+        "task": edit.task,
+        "claim": edit.claim,
+        "model_fingerprint": edit.model_fingerprint,
+        "loop": edit.loop,
+        "strength": edit.strength,
+        "sites": [{"dense_site": s.dense_site, "kind": s.kind, "nodes": list(s.nodes)} for s in edit.sites],
+    }
+    save_edit(folder, "paired", description, tensors, overwrite)
 
 
-def _stream_location(sparse: SparseTransformer, site: int) -> str:
-    if site == len(sparse.sublayers):
-        return "final_resid"
-    return f"{site // 2}.resid_mid" if site % 2 else f"{site // 2}.resid_in"
+def load_paired(folder: Path) -> PairedEdit:
+    """Read the artefact.
+
+    Raises:
+        UserError: it is missing, damaged or not a paired edit.
+    """
+    record, tensors = read_edit(folder, "paired", PairedRecord)
+    parts = checked_parts(folder, record.sites, tensors, {})
+    for number, site in enumerate(record.sites):
+        if len(site.nodes) != len(parts[f"{number}/bias"]):
+            raise UserError(
+                f"{folder}: site {number} names {len(site.nodes)} nodes, edit.safetensors holds another number"
+            )
+    sites = tuple(
+        PairedSite(site.dense_site, site.kind, tuple(site.nodes), *(parts[f"{number}/{part}"] for part in PARTS))
+        for number, site in enumerate(record.sites)
+    )
+    return PairedEdit(record.task, record.claim, record.model_fingerprint, sites, record.loop, record.strength)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bridges.edits.edit_folder import edit_form
 from bridges.edits.mapping import check_base_model
-from bridges.edits.paired_artefact import PairedEdit, load_paired
+from bridges.edits.paired import PairedEdit, load_paired
 from dense_adapters import AddBias, DenseStack, RemoveDirection, bake, load_dense, load_stack
 from foundation.artefacts import atomic_folder
 from foundation.errors import UserError

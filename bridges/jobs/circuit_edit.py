@@ -10,8 +10,7 @@ from typing import Any, Literal
 
 from bridges.edits.fit import node_edit
 from bridges.edits.mapping import map_circuit, map_nodes
-from bridges.edits.paired import Loop
-from bridges.edits.paired_artefact import PairedEdit, make_paired, save_paired
+from bridges.edits.paired import Loop, PairedEdit, make_paired, save_paired
 from bridges.edits.rules import Move, find_rule, rules_of_nodes
 from bridges.edits.standing import StandingEdit
 from bridges.edits.standing_artefact import save_standing

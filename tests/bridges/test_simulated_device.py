@@ -10,7 +10,7 @@ from bridges.alignment import align
 from bridges.bridge import Bridge
 from bridges.edits.fit import node_edit
 from bridges.edits.mapping import map_nodes
-from bridges.edits.paired import Direction, PairedRun
+from bridges.edits.paired import make_paired
 from bridges.edits.standing import walk_edited
 from bridges.edits.standing_artefact import load_standing, save_standing
 from bridges.validation import isolation
@@ -75,8 +75,10 @@ def test_standing_edits_made_or_loaded_on_the_cpu_act_on_the_device(on_device, t
 def test_paired_edits_run_on_the_device(on_device) -> None:
     sparse, dense, bridge, _ = on_device
     with simulated() as device:
-        direction = Direction.of(token_pairs(4, 1).to(device), forward=True)
+        pairs = token_pairs(4, 1).to(device)
+        prompt, other = pairs.tokens_a[:1], pairs.tokens_b[:1]
         sites = map_nodes([Node(0, "mlp", "act_in", 3)], bridge, sparse, dense)
-        run = PairedRun(direction, sites, bridge, sparse, dense)
-        found = run.edited(torch.tensor([0.0, 1.0]), "closed").logits.cpu()
-    assert found.shape[0] == 2
+        edit = make_paired(sites, bridge, dense, "t", "claims", "closed", 1.0)
+        with torch.no_grad(), edit.applied(dense, prompt, other):
+            edited = dense.model(prompt).logits
+        assert not torch.equal(edited.cpu(), dense.model(prompt).logits.cpu())

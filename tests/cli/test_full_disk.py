@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bridges.edits.mapping import map_nodes
-from bridges.edits.paired_artefact import make_paired, save_paired
+from bridges.edits.paired import make_paired, save_paired
 from bridges.pairing import load_pairing
 from cli.demo import BUNDLED
 from sparse_model.transformer.nodes import Node

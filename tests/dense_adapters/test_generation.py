@@ -7,7 +7,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from dense_adapters import DenseStack
 from dense_adapters.errors import AttachError
-from dense_adapters.generation import continue_text, continue_texts, encode, own_settings, settings_taken_over
+from dense_adapters.generation import continue_prompts, encode, own_settings, settings_taken_over
 
 WORDS = ["<s>", "</s>", "<|user|>", "<|answer|>", *(f"w{i}" for i in range(36))]
 TEMPLATE = "<s> {% for m in messages %}<|user|> {{ m['content'] }} {% endfor %}<|answer|>"
@@ -62,8 +62,8 @@ def test_greedy_is_argmax_whatever_the_checkpoint_asks_for_and_its_settings_are_
     own.repetition_penalty, own.suppress_tokens = 3.0, [first]
     asked = stack.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, pad_token_id=1)
     assert asked[0].tolist() != expected[0].tolist()
-    found = continue_text(stack, tokenizer, ids, 8, cache=cache)
-    assert found == tokenizer.decode(expected[0, ids.shape[1] :], skip_special_tokens=True)
+    found = continue_prompts(stack, tokenizer, [ids], 8, cache=cache)[0]
+    assert found.text == tokenizer.decode(expected[0, ids.shape[1] :], skip_special_tokens=True)
     assert own_settings(stack.model) == {"repetition_penalty": 3.0, "suppress_tokens": [first]}
     assert stack.model.generation_config is own
     assert settings_taken_over(stack.model) == {"bos_token_id": 0, "eos_token_id": 1}
@@ -73,28 +73,28 @@ def test_a_batch_of_prompts_of_unequal_length_goes_on_as_each_alone(
     stack: DenseStack, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     prompts = [encode(tokenizer, text) for text in ("w5", "w6 w7 w8 w9", "w1 w2")]
-    alone = [continue_text(stack, tokenizer, ids, 8) for ids in prompts]
-    assert len(set(alone)) == 3
+    alone = [continue_prompts(stack, tokenizer, [ids], 8)[0] for ids in prompts]
+    assert len({found.text for found in alone}) == 3
     for cache in (True, False):
-        assert continue_texts(stack, tokenizer, prompts, 8, cache=cache) == alone
+        assert continue_prompts(stack, tokenizer, prompts, 8, cache=cache) == alone
 
 
 def test_a_row_that_ends_early_is_cut_where_it_ends(stack: DenseStack, tokenizer: PreTrainedTokenizerFast) -> None:
     prompts = [encode(tokenizer, f"w{i} w{i + 7}") for i in range(12)]
-    free = [text.split() for text in continue_texts(stack, tokenizer, prompts, 8)]
+    free = [found.text.split() for found in continue_prompts(stack, tokenizer, prompts, 8)]
     end = next(word for words in free for word in words if words[0] != word)
     stack.model.generation_config.eos_token_id = [1, tokenizer.convert_tokens_to_ids(end)]
     expected = [words[: words.index(end)] if end in words else words for words in free]
     assert len({len(words) for words in expected}) >= 3, "some rows end, at different lengths, or this tests nothing"
-    assert [text.split() for text in continue_texts(stack, tokenizer, prompts, 8)] == expected
+    assert [found.text.split() for found in continue_prompts(stack, tokenizer, prompts, 8)] == expected
 
 
 def test_streamed_pieces_are_the_text_and_come_one_by_one(
     stack: DenseStack, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     pieces: list[str] = []
-    whole = continue_text(stack, tokenizer, "w5 w6", 8, stream=pieces.append)
+    whole = continue_prompts(stack, tokenizer, [encode(tokenizer, "w5 w6")], 8, stream=pieces.append)[0].text
     assert "".join(pieces).split() == whole.split()
     assert len(pieces) >= 4
     with pytest.raises(AttachError, match="give one prompt"):
-        continue_texts(stack, tokenizer, [encode(tokenizer, "w5")] * 2, 8, stream=pieces.append)
+        continue_prompts(stack, tokenizer, [encode(tokenizer, "w5")] * 2, 8, stream=pieces.append)

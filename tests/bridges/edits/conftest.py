@@ -7,9 +7,16 @@ import pytest
 import torch
 
 from bridges.bridge import Bridge
-from bridges.edits.paired import Direction
 from dense_adapters import DenseStack
 from sparse_model import SparseTransformer
+
+
+class Direction(NamedTuple):
+    """Presented prompts and those to act like [N, T], and the last token of each [N]."""
+
+    base: torch.Tensor
+    counterfactual: torch.Tensor
+    last: torch.Tensor
 
 
 class Setting(NamedTuple):
@@ -47,5 +54,4 @@ def prompts(n: int = 4, width: int = 7) -> Direction:
     other[:, 2] = (base[:, 2] + 11) % 40
     last = torch.full((n,), width - 1)
     last[0] -= 1
-    original = torch.randint(0, 20, (n,), generator=generator)
-    return Direction(base, other, last, original, original + 20)
+    return Direction(base, other, last)

@@ -1,168 +1,170 @@
-"""Paired edits: open and closed loop, patches, and what comes of strength 0."""
+"""Paired edits to share: the dense side of M5 alone."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from bridges.edits.mapping import SiteDirections, map_nodes, unplaced
-from bridges.edits.paired import Direction, PairedRun, encoded_values
+from bridges.edits.edit_folder import edit_form
+from bridges.edits.mapping import map_nodes
+from bridges.edits.paired import PairedEdit, load_paired, make_paired, save_paired
+from bridges.edits.standing_artefact import load_standing
+from bridges.protocol import residual_sites
+from foundation.errors import UserError
 from sparse_model.transformer.nodes import Node
-from sparse_model.transformer.taps import Recorder
 
 
-def reads(setting, sublayers=(0, 1, 2, 3), channels=range(24)) -> tuple[SiteDirections, ...]:
-    nodes = [Node(i // 2, "mlp" if i % 2 else "attn", "act_in", channel) for i in sublayers for channel in channels]
-    lost = unplaced(nodes, setting.bridge, setting.sparse.d_model)
-    return map_nodes([n for n in nodes if n not in lost], setting.bridge, setting.sparse, setting.dense)
+def edit_of(setting, names: list[str], loop: str = "open") -> PairedEdit:
+    sites = map_nodes(map(Node.parse, names), setting.bridge, setting.sparse, setting.dense)
+    return make_paired(sites, setting.bridge, setting.dense, "t", "claims", loop, 1.0)
 
 
-def run_of(setting, sites) -> PairedRun:
-    return PairedRun(setting.direction, sites, setting.bridge, setting.sparse, setting.dense)
+@torch.no_grad()
+def run(setting, edit: PairedEdit, strength: float | None = None) -> torch.Tensor:
+    prompt, other = setting.direction.base[1:2], setting.direction.counterfactual[1:2]
+    with edit.applied(setting.dense, prompt, other, strength):
+        return setting.dense.model(prompt).logits
 
 
-def plain_logits(setting, tokens: torch.Tensor) -> torch.Tensor:
-    """Of the unhooked model, at the last tokens."""
-    with torch.no_grad():
-        return setting.dense.model(tokens).logits[torch.arange(len(tokens)), setting.direction.last]
+@torch.no_grad()
+def test_the_edit_is_m5_on_activations_encoded_from_the_dense_model(setting: Callable) -> None:
+    """a = g · z / (ρ · RMS(h^d)) with M5's g, ρ, γ and centring, through a hook on the unwrapped norm."""
+    found_in, channels, strength = setting(), [3, 8, 11], 0.6
+    prompt, other = found_in.direction.base[1:2], found_in.direction.counterfactual[1:2]
+    dense, bridge, site = found_in.dense, found_in.bridge, 2
+    encoder, decoder = bridge.encoders[site], bridge.decoders[site].weight
+    gain, ratio = found_in.sparse.blocks[1].ln_1.weight, bridge.rms_ratio[site]
+    activations = []
+    for tokens in (other, prompt):
+        h = residual_sites(dense, dense.walk(tokens))[site]
+        rms = h.square().mean(-1, keepdim=True).sqrt()
+        activations.append(gain * (h @ encoder.weight.T + encoder.bias) / (ratio * rms))
+    gamma = dense.model.transformer.h[1].ln_1.weight
+    change = torch.zeros_like(h)
+    for c in channels:
+        column = decoder[:, c] - decoder[:, c].mean()
+        change += (activations[0] - activations[1])[..., c, None] / gain[c] * ratio * column * gamma
+    norm = dense.model.transformer.h[1].ln_1
+    handle = norm.register_forward_hook(lambda module, inputs, output: output + strength * change)
+    expected = dense.model(prompt).logits
+    handle.remove()
+    found = run(found_in, edit_of(found_in, [f"1.attn.act_in:{c}" for c in channels]), strength)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(found, dense.model(prompt).logits, atol=1e-3)
 
 
 @pytest.mark.parametrize("loop", ["open", "closed"])
-@pytest.mark.parametrize("layers", [2, 4])
-def test_strength_zero_leaves_the_models_logits(loop: str, layers: int, setting: Callable) -> None:
-    found_in = setting(dense_layers=layers)
-    found = run_of(found_in, reads(found_in)).edited(torch.tensor([0.0, 1.0]), loop)
-    expected = plain_logits(found_in, found_in.direction.base)
-    torch.testing.assert_close(found.logits[0], expected, atol=1e-4, rtol=1e-4)
-    assert not torch.allclose(found.logits[1], expected, atol=1e-2)
+@torch.no_grad()
+def test_strength_zero_is_the_models_own(loop: str, setting: Callable) -> None:
+    found_in = setting()
+    edit = edit_of(found_in, ["0.attn.act_in:1", "0.mlp.act_in:4"], "open")
+    expected = found_in.dense.model(found_in.direction.base[1:2]).logits
+    torch.testing.assert_close(run(found_in, edit, 0.0), expected, atol=1e-4, rtol=1e-4)
+    one = edit_of(found_in, ["0.mlp.act_in:4"], loop)
+    torch.testing.assert_close(run(found_in, one, 0.0), expected, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(run(found_in, one), expected, atol=1e-4)
 
 
-def test_an_open_edit_of_one_read_is_m5_run_through_the_model_itself(setting: Callable) -> None:
-    """The read is changed by a hook on the norm of the unwrapped model."""
-    found_in, strength = setting(), 0.7
-    sites = reads(found_in, sublayers=(3,), channels=(1, 4, 8))
-    found = run_of(found_in, sites).edited(torch.tensor([strength]), "open").logits[0]
-    activations = []
-    for tokens in (found_in.direction.counterfactual, found_in.direction.base):
-        recorder = Recorder(["1.mlp.act_in"])
-        with torch.no_grad():
-            found_in.sparse(tokens, tap=recorder)
-        activations.append(recorder.activations["1.mlp.act_in"])
-    change = sum(
-        (activations[0] - activations[1])[..., node.channel, None] * direction
-        for node, direction in zip(sites[0].nodes, sites[0].directions, strict=True)
-    )
-    norm = found_in.dense.model.transformer.h[1].ln_2
-    handle = norm.register_forward_hook(lambda module, inputs, output: output + strength * change)
-    expected = plain_logits(found_in, found_in.direction.base)
-    handle.remove()
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
-    assert not torch.allclose(expected, plain_logits(found_in, found_in.direction.base), atol=1e-3)
+@torch.no_grad()
+def test_open_and_closed_agree_at_one_site_and_part_at_two(setting: Callable) -> None:
+    found_in = setting()
+    one = [edit_of(found_in, ["0.mlp.act_in:4", "0.mlp.act_in:5"], loop) for loop in ("open", "closed")]
+    torch.testing.assert_close(run(found_in, one[0]), run(found_in, one[1]), atol=1e-5, rtol=1e-5)
+    names = [f"{l}.attn.act_in:{c}" for l in (0, 1) for c in range(24)]  # noqa: E741
+    two = [edit_of(found_in, names, loop) for loop in ("open", "closed")]
+    assert not torch.allclose(run(found_in, two[0]), run(found_in, two[1]), atol=1e-4)
 
 
-def test_open_and_closed_loop_agree_at_a_single_site_and_part_at_two(setting: Callable) -> None:
-    found_in, strengths = setting(), torch.tensor([0.5, 1.0, 2.0])
-    one = run_of(found_in, reads(found_in, sublayers=(1,)))
-    torch.testing.assert_close(one.edited(strengths, "open").logits, one.edited(strengths, "closed").logits)
-    two = run_of(found_in, reads(found_in, sublayers=(0, 1)))
-    assert not torch.allclose(two.edited(strengths, "open").logits, two.edited(strengths, "closed").logits, atol=1e-3)
-
-
-def moved_at_second_site(found_in, run: PairedRun, delta: torch.Tensor) -> torch.Tensor:
-    """By how much the encoded stream at site 3 moves when the read of site 0 changes by `delta` and nothing else does."""
-    walk = found_in.dense.walk(found_in.direction.base)
+@torch.no_grad()
+def test_a_closed_loop_adds_what_is_missing_from_the_stream_as_the_edits_upstream_have_left_it(
+    setting: Callable,
+) -> None:
+    found_in, strength = setting(), 0.8
+    names = [f"{sublayer}.act_in:{channel}" for sublayer in ("0.attn", "1.mlp") for channel in range(24)]
+    edit = edit_of(found_in, names, "closed")
+    prompt, other = found_in.direction.base[1:2], found_in.direction.counterfactual[1:2]
+    base, goal = (residual_sites(found_in.dense, found_in.dense.walk(tokens)) for tokens in (prompt, other))
+    walk, sites, added = found_in.dense.walk(prompt), {site.dense_site: site for site in edit.sites}, []
     h = walk.embedding()
-    h = walk.sublayer(0, h, read=walk.read(0, h) + delta)
-    for i in (1, 2):
-        h = walk.sublayer(i, h)
-    site = run.sites[1]
-    base, now = (
-        encoded_values(site, found_in.bridge, found_in.sparse, stream) for stream in (run.h_base[site.dense_site], h)
-    )
-    return now - base
-
-
-def test_a_closed_loop_adds_what_is_missing_from_the_encoded_stream(setting: Callable) -> None:
-    found_in = setting()
-    run = run_of(found_in, reads(found_in, sublayers=(0, 3)))
-    found = run.edited(torch.tensor([1.0]), "closed")
-    moved = moved_at_second_site(found_in, run, found.deltas[0][0])
-    torch.testing.assert_close(found.changes[1][0], run.claimed[1] - moved, atol=1e-4, rtol=1e-4)
-    assert moved.abs().max() > 1e-3
-
-
-def test_a_closed_loop_adds_nothing_where_the_stream_has_already_moved_by_the_target(setting: Callable) -> None:
-    found_in = setting()
-    run = run_of(found_in, reads(found_in, sublayers=(0, 3)))
-    first = run_of(found_in, run.sites[:1]).edited(torch.tensor([1.0]), "closed")
-    run.claimed[1] = moved_at_second_site(found_in, run, first.deltas[0][0])
-    found = run.edited(torch.tensor([1.0]), "closed")
-    assert found.deltas[1].abs().max() < 1e-4
-    torch.testing.assert_close(found.logits, first.logits, atol=1e-4, rtol=1e-4)
-    assert run.edited(torch.tensor([1.0]), "open").deltas[1].abs().max() > 1e-2
-
-
-def test_encoded_values_are_the_sparse_models_own_reads_of_the_encoded_stream(setting: Callable) -> None:
-    found_in = setting()
-    site = reads(found_in, sublayers=(2,))[0]
-    h = torch.randn(2, 5, 20)
-    stream = found_in.bridge.encode(2, h)
-    recorder = Recorder()
-    with torch.no_grad():
-        found_in.sparse.walk(torch.zeros(2, 5, dtype=torch.long)).sublayer(2, stream, tap=recorder)
-    found = encoded_values(site, found_in.bridge, found_in.sparse, h)
-    expected = recorder.activations["1.attn.act_in"][..., [node.channel for node in site.nodes]]
-    torch.testing.assert_close(found, expected)
-
-
-def test_patching_all_reads_gives_what_those_reads_give_and_is_more_than_nothing(setting: Callable) -> None:
-    found_in = setting()
-    run = run_of(found_in, reads(found_in))
-    walk, other = (found_in.dense.walk(t) for t in (found_in.direction.base, found_in.direction.counterfactual))
-    h, h_other = walk.embedding(), other.embedding()
     for i in range(4):
-        read = other.read(i, h_other)
-        h, h_other = walk.sublayer(i, h, read=read), other.sublayer(i, h_other)
-    expected = walk.unembed(h)[torch.arange(4), found_in.direction.last]
-    torch.testing.assert_close(run.patched(), expected.detach(), atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(run.patched(lambda n, mine, theirs: mine), run.unedited(), atol=1e-4, rtol=1e-4)
-    assert not torch.allclose(run.patched(), run.unedited(), atol=1e-2)
+        read = walk.read(i, h)
+        if i in sites:
+            then, wanted = (sites[i].coordinates(streams[i]) for streams in (base, goal))
+            added.append(then + strength * (wanted - then) - sites[i].coordinates(h))
+            read = read + added[-1] @ sites[i].decoder
+        h = walk.sublayer(i, h, read=read)
+    torch.testing.assert_close(run(found_in, edit, strength), walk.unembed(h), atol=1e-4, rtol=1e-4)
+    then, wanted = (sites[3].coordinates(streams[3]) for streams in (base, goal))
+    assert (added[1] - strength * (wanted - then)).abs().max() > 1e-3, "the first edit has moved the second's stream"
 
 
-def test_patching_the_stream_at_the_last_site_is_the_counterfactual_itself(setting: Callable) -> None:
+@torch.no_grad()
+def test_a_residual_edit_writes_the_unnormalised_change(setting: Callable) -> None:
     found_in = setting()
-    sites = map_nodes([Node.parse("1.mlp.resid_delta:0")], found_in.bridge, found_in.sparse, found_in.dense)
-    expected = plain_logits(found_in, found_in.direction.counterfactual)
-    torch.testing.assert_close(run_of(found_in, sites).patched(), expected, atol=1e-4, rtol=1e-4)
+    edit = edit_of(found_in, ["0.mlp.resid_delta:3"])
+    prompt, other = found_in.direction.base[1:2], found_in.direction.counterfactual[1:2]
+    h, h_other = (residual_sites(found_in.dense, found_in.dense.walk(tokens))[2] for tokens in (prompt, other))
+    row = found_in.bridge.encoders[2].weight[3]
+    moved = h + ((h_other - h) @ row)[..., None] * found_in.bridge.decoders[2].weight[:, 3]
+    walk = found_in.dense.walk(prompt)
+    for i in (2, 3):
+        moved = walk.sublayer(i, moved)
+    torch.testing.assert_close(run(found_in, edit), walk.unembed(moved), atol=1e-4, rtol=1e-4)
 
 
-def test_stacked_strengths_are_the_runs_one_by_one(setting: Callable) -> None:
+@torch.no_grad()
+def test_generation_touches_the_prompt_alone_with_and_without_a_cache(setting: Callable) -> None:
     found_in = setting()
-    run = run_of(found_in, reads(found_in))
-    for loop in ("open", "closed"):
-        together = run.edited(torch.tensor([0.3, 1.7]), loop).logits
-        apart = torch.cat([run.edited(torch.tensor([dose]), loop).logits for dose in (0.3, 1.7)])
-        torch.testing.assert_close(together, apart, atol=1e-4, rtol=1e-4)
+    edit = edit_of(found_in, [f"0.mlp.act_in:{c}" for c in range(24)], "closed")
+    prompt, other = found_in.direction.base[1:2], found_in.direction.counterfactual[1:2]
 
+    def generate(cache: bool, strength: float) -> list[int]:
+        with edit.applied(found_in.dense, prompt, other, strength):
+            found = found_in.dense.model.generate(
+                prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=6, do_sample=False, use_cache=cache,
+                pad_token_id=0, eos_token_id=None,
+            )  # fmt: skip
+        return found[0].tolist()
 
-def test_the_two_directions_exchange_prompts_and_answers(known_pairs) -> None:
-    forth, back = Direction.of(known_pairs, True), Direction.of(known_pairs, False)
-    assert torch.equal(forth.base, back.counterfactual)
-    assert torch.equal(forth.original, back.target)
-    assert not torch.equal(forth.base, back.base)
-    assert forth.base.shape[1] == int(known_pairs.last.max()) + 1
-
-
-@pytest.fixture
-def known_pairs():
-    """Three pairs with a column of padding to spare."""
-    from sparse_model.tasks.task import TextPair
-    from sparse_model.tasks.token_pairs import TokenPairs
-
-    a = torch.arange(15).view(3, 5)
-    texts = tuple(TextPair("a", "x", "", "b", "y", "", "t") for _ in range(3))
-    last = torch.tensor([3, 2, 3])
-    return TokenPairs(
-        "own", a, a + 20, last, torch.tensor([1, 2, 3]), torch.tensor([4, 5, 6]),
-        torch.arange(5)[None] <= last[:, None], ("t",) * 3, texts, {},
+    assert generate(True, 3.0) == generate(False, 3.0)
+    free = found_in.dense.model.generate(
+        prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=6, do_sample=False, pad_token_id=0,
+        eos_token_id=None,
     )  # fmt: skip
+    assert generate(True, 0.0) == free[0].tolist()
+
+
+def test_prompts_of_unequal_length_and_neurons_are_refused(setting: Callable) -> None:
+    found_in = setting()
+    edit = edit_of(found_in, ["0.mlp.act_in:4"])
+    prompt = found_in.direction.base[1:2]
+    with pytest.raises(UserError, match="7 tokens, the counterfactual 6"):
+        edit.applied(found_in.dense, prompt, prompt[:, 1:])
+    with pytest.raises(UserError, match="neuron"):
+        edit_of(found_in, ["0.mlp.post_act:4"])
+    mixed = edit_of(found_in, ["0.mlp.act_in:4", "0.mlp.resid_delta:4"])
+    with pytest.raises(UserError, match="mixes reads and residuals"):
+        mixed.applied(found_in.dense, prompt, prompt)
+
+
+def test_an_artefact_comes_back_as_it_was_and_damage_is_refused(setting: Callable, tmp_path: Path) -> None:
+    found_in = setting()
+    edit = replace(edit_of(found_in, ["0.mlp.act_in:4", "1.attn.act_in:7"], "closed"), strength=0.7)
+    save_paired(edit, tmp_path / "e")
+    found = load_paired(tmp_path / "e")
+    assert edit_form(tmp_path / "e") == "paired"
+    names = ("task", "claim", "model_fingerprint", "loop", "strength")
+    assert [getattr(found, name) for name in names] == ["t", "claims", found_in.dense.fingerprint, "closed", 0.7]
+    assert [(s.dense_site, s.kind, s.nodes) for s in found.sites] == [
+        (1, "read", ("0.mlp.act_in:4",)),
+        (2, "read", ("1.attn.act_in:7",)),
+    ]
+    torch.testing.assert_close(run(found_in, found), run(found_in, edit))
+    with pytest.raises(UserError, match="is a paired edit"):
+        load_standing(tmp_path / "e")
+    path = tmp_path / "e" / "edit.safetensors"
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(UserError, match="truncated"):
+        load_paired(tmp_path / "e")

@@ -16,7 +16,7 @@ from timing import command, interleave, machine, milliseconds, ratio
 from train_step import CONFIG, B, Step, T
 
 from sparse_model.training.batches import Batches
-from sparse_model.transformer.config import SparseConfig
+from sparse_model.transformer.sparse_config import SparseConfig
 
 BLOCKS, TARGET = 100_000, 0.01
 SMALL = SparseConfig(vocab_size=1024, block_size=T, n_layer=1, d_model=64, n_head=4, d_head=16, d_mlp=256)

@@ -33,16 +33,16 @@ from transformers import GPT2Config, GPT2LMHeadModel
 import bridges.bridge
 from bridges.alignment import align
 from bridges.bridge import Bridge
-from bridges.config import BridgeConfig
+from bridges.bridge_config import BridgeConfig
 from bridges.losses import nmse
 from bridges.objective import BridgedObjective
 from bridges.protocol import residual_sites
 from dense_adapters import DenseStack
 from sparse_model import SparseConfig, SparseTransformer
 from sparse_model.studies.page import write_between
-from sparse_model.training.config import TrainConfig
 from sparse_model.training.optimizer import gradient_norms, limit_gradient, make_optimizer
 from sparse_model.training.projection import project, sparse_tensors
+from sparse_model.training.train_config import TrainConfig
 from sparse_model.transformer import layers
 from sparse_model.transformer.rms_norm import RMSNorm
 

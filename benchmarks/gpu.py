@@ -129,12 +129,12 @@ class Step:
     def __init__(self, dense: Any, sizes: Sizes, device: str, n_layer: int, crossings: int) -> None:
         from bridges.alignment import align
         from bridges.bridge import Bridge
-        from bridges.config import BridgeConfig
+        from bridges.bridge_config import BridgeConfig
         from bridges.objective import BridgedObjective
         from dense_adapters import DenseStack
-        from sparse_model.training.config import TrainConfig
         from sparse_model.training.optimizer import make_optimizer
         from sparse_model.training.projection import sparse_tensors
+        from sparse_model.training.train_config import TrainConfig
         from sparse_model.transformer.model import SparseTransformer
         from sparse_model.transformer.shape import SparseShape
 
@@ -196,10 +196,10 @@ def whole_run(dense: Any, sizes: Sizes, device: str) -> dict[str, float]:
     import numpy as np
     from transformers import AutoTokenizer
 
-    from bridges.config import BridgeConfig
+    from bridges.bridge_config import BridgeConfig
     from bridges.training import BridgeSettings, BridgeText, train_bridge
     from dense_adapters import DenseStack
-    from sparse_model.training.config import TrainConfig
+    from sparse_model.training.train_config import TrainConfig
     from sparse_model.transformer.shape import SparseShape
 
     stack = DenseStack(dense.to(device).eval().requires_grad_(False))

@@ -194,14 +194,14 @@ def count_step(dense: Any, B: int, T: int, n_layer: int = 4, precision: str = "b
     """
     from bridges.alignment import align
     from bridges.bridge import Bridge
-    from bridges.config import BridgeConfig
+    from bridges.bridge_config import BridgeConfig
     from bridges.objective import BridgedObjective
     from dense_adapters import DenseStack
     from dense_adapters.half_precision import half_matrices
     from sparse_model import SparseConfig, SparseTransformer
     from sparse_model.training import projection
-    from sparse_model.training.config import TrainConfig
     from sparse_model.training.optimizer import gradient_norms, limit_gradient, make_optimizer
+    from sparse_model.training.train_config import TrainConfig
     from sparse_model.transformer import abs_topk
 
     torch.manual_seed(0)

@@ -42,9 +42,9 @@ def one_run(shape: dict[str, dict[str, Any]], steps: int) -> dict[str, float]:
     from sparse_model.plan.hardware import ASSUMED_UTILISATION, find_device
     from sparse_model.plan.measure import seconds_per_step
     from sparse_model.training.batches import Batches
-    from sparse_model.training.config import TrainConfig
     from sparse_model.training.loop import train
     from sparse_model.training.objective import LanguageModelling
+    from sparse_model.training.train_config import TrainConfig
     from sparse_model.transformer.shape import SparseShape
 
     sparse = SparseShape.from_mapping(shape["sparse"])

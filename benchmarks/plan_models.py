@@ -12,13 +12,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from bridges.config import BridgeConfig
+from bridges.bridge_config import BridgeConfig
 from bridges.workload import DenseShape, bridged_workload, dense_shape
 from sparse_model.plan.estimate import Plan, make_plan
 from sparse_model.plan.hardware import find_device
 from sparse_model.plan.measured import expected_utilisation
 from sparse_model.studies.page import write_between
-from sparse_model.training.config import TrainConfig
+from sparse_model.training.train_config import TrainConfig
 from sparse_model.transformer.shape import SparseShape
 
 MODELS: dict[str, dict[str, Any]] = {

@@ -15,7 +15,7 @@ from timing import command, copy_bandwidth, interleave, machine, milliseconds, r
 from train_step import DENSITY, FLOOR, Step
 
 from sparse_model.training.projection import SparseTensor, project
-from sparse_model.transformer.config import SparseConfig
+from sparse_model.transformer.sparse_config import SparseConfig
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TARGET = {"cpu": 0.10, "cuda": 0.05}[DEVICE]

@@ -13,13 +13,13 @@ from benchmarks.bundled_tasks import bundled, splits
 from benchmarks.by_task import options, records, times
 from sparse_model.circuits.ablation import Ablate
 from sparse_model.circuits.attribution import attribution_scores
-from sparse_model.circuits.config import PruneConfig
-from sparse_model.circuits.deciding import Deciding
+from sparse_model.circuits.deciding_loss import Deciding
 from sparse_model.circuits.edges import count_edges
 from sparse_model.circuits.eliminate import eliminate
 from sparse_model.circuits.learn import learn_masks
 from sparse_model.circuits.prompts import Prompts
 from sparse_model.circuits.prune import discretised, task_loss
+from sparse_model.circuits.prune_config import PruneConfig
 from sparse_model.studies.page import publish
 from sparse_model.tasks import TASKS
 

@@ -20,10 +20,10 @@ import torch
 
 from benchmarks.bundled_tasks import bundled, splits
 from sparse_model.circuits.ablation import Ablate, final_logits
-from sparse_model.circuits.config import PruneConfig
 from sparse_model.circuits.learn import learn_masks
 from sparse_model.circuits.masks import NodeMasks
 from sparse_model.circuits.prompts import Prompts
+from sparse_model.circuits.prune_config import PruneConfig
 from sparse_model.studies.page import write_between
 from sparse_model.tasks.loss import binary_loss
 from sparse_model.tasks.token_pairs import TokenPairs

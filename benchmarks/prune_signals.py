@@ -19,12 +19,12 @@ from benchmarks.bundled_tasks import bundled, splits
 from benchmarks.by_task import options, records, times
 from sparse_model.circuits.adversary import adversarial_loss
 from sparse_model.circuits.attribution import attribution_scores, break_ties
-from sparse_model.circuits.config import PruneConfig
-from sparse_model.circuits.deciding import Deciding
+from sparse_model.circuits.deciding_loss import Deciding
 from sparse_model.circuits.edges import count_edges
 from sparse_model.circuits.learn import learn_masks
 from sparse_model.circuits.prompts import Prompts
 from sparse_model.circuits.prune import discretised
+from sparse_model.circuits.prune_config import PruneConfig
 from sparse_model.studies.page import publish
 from sparse_model.tasks.token_pairs import TokenPairs
 

@@ -18,8 +18,8 @@ import torch
 
 from foundation.artefacts import save_tensors
 from sparse_model.training.projection import density_report, project, sparse_tensors
-from sparse_model.transformer.config import SparseConfig
 from sparse_model.transformer.model import WEIGHTS_NAME, SparseTransformer
+from sparse_model.transformer.sparse_config import SparseConfig
 
 TARGET = 20.0
 

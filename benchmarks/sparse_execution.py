@@ -27,9 +27,9 @@ from torch import Tensor
 
 from sparse_model.training.projection import project, sparse_tensors
 from sparse_model.transformer import execution
-from sparse_model.transformer.config import SparseConfig
 from sparse_model.transformer.execution import compress, multiply
 from sparse_model.transformer.model import SparseTransformer
+from sparse_model.transformer.sparse_config import SparseConfig
 
 KEPT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 """glibc then serves large tensors, too, from memory it has had before."""

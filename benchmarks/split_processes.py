@@ -29,9 +29,9 @@ def train_here(folder: Path) -> None:
 
     from sparse_model import SparseConfig, SparseTransformer
     from sparse_model.training.batches import Batches
-    from sparse_model.training.config import TrainConfig
     from sparse_model.training.loop import train
     from sparse_model.training.objective import LanguageModelling
+    from sparse_model.training.train_config import TrainConfig
 
     torch.manual_seed(0)
     torch.set_num_threads(1)

@@ -17,8 +17,8 @@ from timing import Seconds, command, interleave, machine, milliseconds, ratio, w
 
 from sparse_model.training.projection import project, sparse_tensors
 from sparse_model.transformer.abs_topk import abs_topk
-from sparse_model.transformer.config import SparseConfig
 from sparse_model.transformer.model import SparseTransformer
+from sparse_model.transformer.sparse_config import SparseConfig
 
 TARGET = 1.5
 B, T = 8, 128

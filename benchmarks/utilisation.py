@@ -16,11 +16,11 @@ from tempfile import TemporaryDirectory
 
 from plan_models import MODELS, config_folder
 
-from bridges.config import BridgeConfig
+from bridges.bridge_config import BridgeConfig
 from bridges.workload import bridged_workload, dense_shape
 from sparse_model.plan.hardware import find_device
 from sparse_model.plan.measured import PATH, MeasuredRun, measured_runs, write_runs
-from sparse_model.training.config import TrainConfig
+from sparse_model.training.train_config import TrainConfig
 from sparse_model.transformer.shape import SparseShape
 
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from bridges.config import AlignmentRule
+from bridges.bridge_config import AlignmentRule
 from bridges.protocol import ResidualStack
 from foundation.errors import UserError
 

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bridges.bridge import Bridge
-from bridges.config import BridgeConfig
+from bridges.bridge_config import BridgeConfig
 from bridges.distillation import Readout, distil
 from bridges.massive import after_first
 from bridges.protocol import ResidualStack, Walk, residual_sites

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from bridges.alignment import align
 from bridges.artefact import dense_rms, measure_rms_ratio, save_bridge
 from bridges.bridge import Bridge
-from bridges.config import BridgeConfig
+from bridges.bridge_config import BridgeConfig
 from bridges.evaluate import evaluate_bridge
 from bridges.objective import BridgedObjective
 from dense_adapters import DenseStack
@@ -21,8 +21,8 @@ from dense_adapters.half_precision import half_matrices
 from foundation.errors import UserError
 from sparse_model.corpus.corpus import Corpus
 from sparse_model.training.batches import Batches
-from sparse_model.training.config import TrainConfig
 from sparse_model.training.run import train_artefact
+from sparse_model.training.train_config import TrainConfig
 from sparse_model.training.validation import Validation
 from sparse_model.transformer.model import SparseTransformer
 from sparse_model.transformer.shape import SparseShape

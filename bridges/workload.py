@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from bridges.config import BridgeConfig
+from bridges.bridge_config import BridgeConfig
 from bridges.distillation import logits_at_once, logits_that_fit
 from dense_adapters.loading import require_known
 from dense_adapters.source import Source, find_source
@@ -20,8 +20,8 @@ from sparse_model.plan.estimate import Workload
 from sparse_model.plan.flops import Work, attention_work, mlp_work, model_work, unembedding_work
 from sparse_model.plan.memory import BITS_PER_BYTE, FULL, attention_bytes, mlp_bytes, trunk_bytes, widest_bytes
 from sparse_model.plan.size import model_size
-from sparse_model.training.config import TrainConfig
-from sparse_model.transformer.config import SparseConfig
+from sparse_model.training.train_config import TrainConfig
+from sparse_model.transformer.sparse_config import SparseConfig
 
 AT_WORK = 5
 """Values per logit while a loss is made: two of the target, three of the stream."""

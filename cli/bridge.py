@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bridges.config import BridgeConfig
+from bridges.bridge_config import BridgeConfig
 from cli.app import App
 from cli.options import (
     CorpusText,
@@ -19,7 +19,7 @@ from cli.options import (
     with_settings,
 )
 from cli.output import interval, print_json, print_table, say, suggest
-from sparse_model.training.config import TrainConfig
+from sparse_model.training.train_config import TrainConfig
 from sparse_model.transformer.shape import SparseShape
 
 app = App(help=__doc__)

@@ -11,7 +11,7 @@ from cli.circuit_show import show
 from cli.dropped import say_dropped, say_shortfall
 from cli.options import CorpusText, Device, Json, Out, Overwrite, TaskOption, check_device, with_settings
 from cli.output import print_json, print_table, say, suggest
-from sparse_model.circuits.config import PruneConfig
+from sparse_model.circuits.prune_config import PruneConfig
 
 app = App(help=__doc__)
 

@@ -12,7 +12,7 @@ from cli.output import interval, print_json, print_table, say
 from foundation.artefacts import parse_json, read_json
 from foundation.errors import UserError
 from foundation.writing import replace_text, written
-from sparse_model.circuits.config import MODELS, CompareConfig
+from sparse_model.circuits.prune_config import MODELS, CompareConfig
 from sparse_model.corpus.fragment import Split
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import typer
 from cli.app import App
 from cli.options import Json, Out, Overwrite, TrustRemoteCode, with_settings
 from cli.output import print_json, print_table, say, suggest, tell
-from sparse_model.corpus.config import CorpusConfig
+from sparse_model.corpus.corpus_config import CorpusConfig
 
 app = App(help=__doc__)
 
@@ -108,7 +108,7 @@ def parse_source(text: str, text_field: str | None = None) -> dict[str, Any]:
         UserError: the weight is no number, or `source_config` refuses the name.
     """
     from foundation.errors import UserError
-    from sparse_model.corpus.config import source_config
+    from sparse_model.corpus.corpus_config import source_config
 
     name, equals, weight = text.rpartition("=")
     if not equals:

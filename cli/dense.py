@@ -8,7 +8,7 @@ import typer
 from cli.app import App
 from cli.options import Device, Json, Out, Overwrite, TrustRemoteCode, check_device, with_settings
 from cli.output import print_json, print_table, say, suggest, tell
-from sparse_model.training.config import DenseConfig, TrainConfig
+from sparse_model.training.train_config import DenseConfig, TrainConfig
 
 app = App(help=__doc__)
 

@@ -53,7 +53,7 @@ def explain(
     Example: sparsebridge explain runs/dense --task pairs.jsonl --source texts --out runs/explained
     """
     from cli.corpus import parse_source
-    from sparse_model.corpus.config import CorpusConfig
+    from sparse_model.corpus.corpus_config import CorpusConfig
 
     described = [parse_source(text, text_field) for text in source or DEFAULT_SOURCES]
     sources = CorpusConfig.from_mapping({"sources": described}, origin="--source").sources

@@ -5,11 +5,11 @@ from typing import Annotated, Any
 
 import typer
 
-from bridges.config import BridgeConfig
+from bridges.bridge_config import BridgeConfig
 from cli.app import App
 from cli.options import Json, TrustRemoteCode, check_device, with_settings
 from cli.output import print_json, print_table, say
-from sparse_model.training.config import TrainConfig
+from sparse_model.training.train_config import TrainConfig
 from sparse_model.transformer.shape import SparseShape
 
 app = App(help=__doc__)

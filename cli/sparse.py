@@ -9,7 +9,7 @@ from cli.app import App
 from cli.options import Device, Json, Out, Overwrite, Seed, check_device, with_settings
 from cli.output import interval, print_json, print_table, say, suggest
 from cli.sweep import sweep
-from sparse_model.training.config import TrainConfig
+from sparse_model.training.train_config import TrainConfig
 from sparse_model.transformer.shape import SparseShape
 
 app = App(help=__doc__)

@@ -7,8 +7,8 @@ import typer
 
 from cli.options import Device, Json, Out, check_device, with_settings
 from cli.output import print_json, print_table, say, suggest
-from sparse_model.circuits.config import PruneConfig
-from sparse_model.training.config import TrainConfig
+from sparse_model.circuits.prune_config import PruneConfig
+from sparse_model.training.train_config import TrainConfig
 from sparse_model.transformer.shape import SparseShape
 
 FIGURE = "sweep"

@@ -15,7 +15,7 @@ from cli.dropped import say_dropped
 from cli.output import print_json, say
 from foundation.errors import UserError
 from sparse_model.circuits.ablation import ablation_values
-from sparse_model.circuits.config import PruneConfig
+from sparse_model.circuits.prune_config import PruneConfig
 from sparse_model.circuits.study import open_study
 from sparse_model.circuits.tune import TuningTask, about_trials, best_settings, settings_toml, tune
 from sparse_model.tasks import Task, find_task

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from foundation.artefacts import write_json
-from sparse_model.circuits.config import PruneConfig
+from sparse_model.circuits.prune_config import PruneConfig
 from sparse_model.corpus.corpus import Corpus
 from sparse_model.studies.arms import Arm
 from sparse_model.studies.page import publish
 from sparse_model.studies.sweep import Point, run_sweep
-from sparse_model.training.config import TrainConfig
+from sparse_model.training.train_config import TrainConfig
 from sparse_model.transformer.shape import SparseShape
 
 SEEDS = (1, 2, 3)

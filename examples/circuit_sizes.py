@@ -21,9 +21,9 @@ from torch import Tensor
 from cli.loading import load_sparse, load_tokenizer
 from foundation.errors import UserError
 from sparse_model.circuits.ablation import ablation_values
-from sparse_model.circuits.config import PruneConfig
 from sparse_model.circuits.evaluate import evaluate_circuit
 from sparse_model.circuits.prune import prune
+from sparse_model.circuits.prune_config import PruneConfig
 from sparse_model.corpus.reference_text import reference_blocks
 from sparse_model.tasks import TASKS, find_task
 from sparse_model.tasks.splits import Splits, task_splits

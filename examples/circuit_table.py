@@ -17,9 +17,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sparse_model.circuits.config import PruneConfig
 from sparse_model.circuits.evidence.controls import SEPARATES
 from sparse_model.circuits.evidence.grades import GATES
+from sparse_model.circuits.prune_config import PruneConfig
 from sparse_model.studies.page import publish, write_between
 
 BUNDLED = Path(__file__).resolve().parent.parent / "cli" / "bundled" / "bridge"

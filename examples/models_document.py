@@ -11,13 +11,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bridges.config import BridgeConfig
+from bridges.bridge_config import BridgeConfig
 from bridges.workload import bridged_workload, dense_shape
 from sparse_model.plan.estimate import make_plan
 from sparse_model.plan.hardware import find_device
 from sparse_model.plan.measured import expected_utilisation
 from sparse_model.studies.page import publish
-from sparse_model.training.config import TrainConfig
+from sparse_model.training.train_config import TrainConfig
 from sparse_model.transformer.shape import SparseShape
 
 GPU, LENGTH, BATCH, STEPS = "h100", 128, 64, 3600

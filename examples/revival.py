@@ -16,7 +16,7 @@ from sparse_model.corpus.corpus import Corpus
 from sparse_model.studies.arms import Arm, run_arm
 from sparse_model.studies.page import write_between
 from sparse_model.studies.two_arms import compare, comparison_table
-from sparse_model.training.config import TrainConfig
+from sparse_model.training.train_config import TrainConfig
 from sparse_model.transformer.shape import SparseShape
 
 SEEDS = (1, 2, 3)

@@ -19,7 +19,7 @@ from sparse_model.studies.arms import Arm, run_arm
 from sparse_model.studies.page import write_between
 from sparse_model.studies.twin import dense_twin
 from sparse_model.studies.two_arms import compare, comparison_table
-from sparse_model.training.config import TrainConfig
+from sparse_model.training.train_config import TrainConfig
 from sparse_model.transformer.shape import SparseShape
 
 DENSITY, SWEEP_SEED, SEEDS = 0.02, 0, (1, 2, 3)

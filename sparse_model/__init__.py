@@ -14,8 +14,8 @@ Names load when first used. Using any of them registers the model with Hugging F
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sparse_model.transformer.config import SparseConfig
     from sparse_model.transformer.model import SparseTransformer, SparseWalk, Sublayer
+    from sparse_model.transformer.sparse_config import SparseConfig
 
 __all__ = ["SparseConfig", "SparseTransformer", "SparseWalk", "Sublayer"]
 
@@ -23,6 +23,6 @@ __all__ = ["SparseConfig", "SparseTransformer", "SparseWalk", "Sublayer"]
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'sparse_model' has no attribute '{name}'")
-    from sparse_model.transformer import config, model
+    from sparse_model.transformer import model, sparse_config
 
-    return getattr(config if name == "SparseConfig" else model, name)
+    return getattr(sparse_config if name == "SparseConfig" else model, name)

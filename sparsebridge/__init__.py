@@ -15,11 +15,11 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bridges.config import BridgeConfig as BridgeConfig
+    from bridges.bridge_config import BridgeConfig as BridgeConfig
     from foundation.errors import UserError as UserError
-    from sparse_model.circuits.config import PruneConfig as PruneConfig
-    from sparse_model.corpus.config import CorpusConfig as CorpusConfig
-    from sparse_model.training.config import TrainConfig as TrainConfig
+    from sparse_model.circuits.prune_config import PruneConfig as PruneConfig
+    from sparse_model.corpus.corpus_config import CorpusConfig as CorpusConfig
+    from sparse_model.training.train_config import TrainConfig as TrainConfig
     from sparse_model.transformer.shape import SparseShape as SparseShape
     from sparsebridge.bridged import BridgedModel as BridgedModel
     from sparsebridge.bridged import build_corpus as build_corpus
@@ -67,11 +67,11 @@ HOMES = {
     "CircuitEdit": "sparsebridge.edits",
     "Verdict": "sparsebridge.verdicts",
     "TaskExplanation": "sparsebridge.verdicts",
-    "PruneConfig": "sparse_model.circuits.config",
-    "TrainConfig": "sparse_model.training.config",
-    "CorpusConfig": "sparse_model.corpus.config",
+    "PruneConfig": "sparse_model.circuits.prune_config",
+    "TrainConfig": "sparse_model.training.train_config",
+    "CorpusConfig": "sparse_model.corpus.corpus_config",
     "SparseShape": "sparse_model.transformer.shape",
-    "BridgeConfig": "bridges.config",
+    "BridgeConfig": "bridges.bridge_config",
     "UserError": "foundation.errors",
 }
 """Public name → the module it is imported from when it is first used."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bridges.artefact import BridgeArtefact
 from bridges.artefact import load_bridge as load_artefact
-from bridges.config import BridgeConfig
+from bridges.bridge_config import BridgeConfig
 from bridges.evaluate import BridgeEvaluation, evaluate_bridge
 from bridges.pairing import Pairing, load_pairing
 from bridges.training import BridgeSettings, BridgeText
@@ -20,12 +20,12 @@ from bridges.training import train_bridge as train
 from bridges.validation.isolation import ReferenceText
 from sparse_model.circuits.ablation import AblationKind, ablation_values
 from sparse_model.corpus.build import build_corpus as build
-from sparse_model.corpus.config import CorpusConfig, FolderConfig, TinyPythonConfig
 from sparse_model.corpus.corpus import Corpus
+from sparse_model.corpus.corpus_config import CorpusConfig, FolderConfig, TinyPythonConfig
 from sparse_model.corpus.reference_text import reference_blocks
 from sparse_model.tasks.check import TaskCheck, check_task
 from sparse_model.tasks.task import Task
-from sparse_model.training.config import TrainConfig
+from sparse_model.training.train_config import TrainConfig
 from sparse_model.transformer.model import SparseTransformer
 from sparse_model.transformer.shape import SparseShape
 from sparsebridge.dense import DenseModel

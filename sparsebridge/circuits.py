@@ -11,11 +11,11 @@ from bridges.reports.circuit_board import circuit_board
 from bridges.reports.figures.board_drawing import board_drawing
 from foundation.errors import UserError
 from sparse_model.circuits.circuit import Circuit
-from sparse_model.circuits.config import PruneConfig
 from sparse_model.circuits.evaluate import CircuitEvaluation, evaluate_circuit
 from sparse_model.circuits.evidence.gather import Evidence, gather
 from sparse_model.circuits.evidence.outcome import Subject
 from sparse_model.circuits.prune import prune as find_circuit
+from sparse_model.circuits.prune_config import PruneConfig
 from sparse_model.tasks.registry import kept_task
 from sparse_model.tasks.splits import Splits, task_splits
 from sparse_model.tasks.task import Task

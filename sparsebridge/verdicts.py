@@ -10,7 +10,7 @@ from bridges.validation.validate import validate_circuit
 from bridges.validation.verdict import reason_of, word_of
 from foundation.errors import UserError
 from foundation.verdicts import Gate, Word
-from sparse_model.circuits.config import PruneConfig
+from sparse_model.circuits.prune_config import PruneConfig
 from sparse_model.tasks.task import Task
 from sparsebridge.bridged import BridgedModel
 from sparsebridge.circuits import EVALUATE_PAIRS, TaskCircuit, prune

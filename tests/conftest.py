@@ -24,7 +24,7 @@ CHECKER = (  # an int serves as a float; methods are decorated one by one, where
     "hint_overrides=beartype.FrozenDict({__import__('typing').Self: __import__('typing').Any})))"
 )
 UNCHECKED = {
-    "sparse_model.transformer.config",  # Hugging Face makes the constructor of a config class itself
+    "sparse_model.transformer.sparse_config",  # Hugging Face makes the constructor of a config class itself
     "sparse_model.transformer.abs_topk_triton",  # Triton compiles the source of its kernels, undecorated
     "bridges.site_terms",  # names the types of torch without importing it
 }
@@ -127,7 +127,7 @@ def blocks() -> np.ndarray:
 def corpus_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A corpus of a few thousand tokens of tinypython: 300 tokens of vocabulary, blocks of 16."""
     from sparse_model.corpus.build import build_corpus
-    from sparse_model.corpus.config import CorpusConfig, TinyPythonConfig
+    from sparse_model.corpus.corpus_config import CorpusConfig, TinyPythonConfig
 
     folder = tmp_path_factory.mktemp("corpus") / "tiny"
     build_corpus(

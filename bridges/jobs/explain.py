@@ -11,9 +11,9 @@ from bridges.validation.isolation import ReferenceText
 from bridges.validation.validate import Validation, validate_circuit
 from dense_adapters import DenseStack
 from sparse_model.circuits.circuit import Circuit
-from sparse_model.circuits.config import PruneConfig
 from sparse_model.circuits.evaluate import CircuitEvaluation, evaluate_circuit
 from sparse_model.circuits.prune import prune
+from sparse_model.circuits.prune_config import PruneConfig
 from sparse_model.tasks.loss import accuracy
 from sparse_model.tasks.splits import task_splits
 from sparse_model.tasks.task import Task

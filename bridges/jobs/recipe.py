@@ -10,20 +10,20 @@ from typing import Any
 
 from pydantic import Field
 
-from bridges.config import BridgeConfig
+from bridges.bridge_config import BridgeConfig
 from bridges.training import BridgeSettings, BridgeText, train_bridge
 from dense_adapters import DenseStack, load_dense
 from foundation.errors import UserError
 from foundation.settings import Settings
-from sparse_model.circuits.config import PruneConfig
+from sparse_model.circuits.prune_config import PruneConfig
 from sparse_model.corpus.build import build_corpus
-from sparse_model.corpus.config import CorpusConfig
 from sparse_model.corpus.corpus import Corpus
+from sparse_model.corpus.corpus_config import CorpusConfig
 from sparse_model.training.batches import Batches
-from sparse_model.training.config import DenseConfig, TrainConfig
 from sparse_model.training.dense import make_gpt2, save_dense
 from sparse_model.training.objective import LanguageModelling
 from sparse_model.training.run import train_artefact
+from sparse_model.training.train_config import DenseConfig, TrainConfig
 from sparse_model.training.validation import Validation
 from sparse_model.transformer.shape import SparseShape
 

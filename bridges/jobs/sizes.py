@@ -13,14 +13,14 @@ from pathlib import Path
 
 from pydantic import Field
 
-from bridges.config import BridgeConfig
+from bridges.bridge_config import BridgeConfig
 from dense_adapters import DenseStack
 from foundation.errors import UserError
 from foundation.settings import Settings
-from sparse_model.circuits.config import PruneConfig
-from sparse_model.corpus.config import AnySource, CorpusConfig, JsonLinesConfig
+from sparse_model.circuits.prune_config import PruneConfig
+from sparse_model.corpus.corpus_config import AnySource, CorpusConfig, JsonLinesConfig
 from sparse_model.tasks.splits import Splits
-from sparse_model.training.config import TrainConfig
+from sparse_model.training.train_config import TrainConfig
 from sparse_model.transformer.shape import SparseShape
 
 CHARACTERS_PER_TOKEN = 3

@@ -28,8 +28,8 @@ from foundation.artefacts import read_json, write_json
 from foundation.errors import UserError
 from sparse_model.circuits.ablation import ablation_values
 from sparse_model.corpus.build import build_corpus
-from sparse_model.corpus.config import AnySource
 from sparse_model.corpus.corpus import Corpus
+from sparse_model.corpus.corpus_config import AnySource
 from sparse_model.corpus.reference_text import reference_blocks
 from sparse_model.tasks.registry import find_task, keep_task
 from sparse_model.tasks.splits import Splits, shortfall, task_splits

@@ -22,13 +22,13 @@ from torch import Tensor
 from foundation.statistics import Estimate, mean_estimate
 from sparse_model.circuits.ablation import Ablate
 from sparse_model.circuits.attribution import attribution_scores, break_ties
-from sparse_model.circuits.config import MODELS, CompareConfig, PruneConfig
-from sparse_model.circuits.deciding import Deciding, Edges, Keep, discretise_edges
+from sparse_model.circuits.deciding_loss import Deciding, Edges, Keep, discretise_edges
 from sparse_model.circuits.edges import count_edges
 from sparse_model.circuits.learn import learn_masks
 from sparse_model.circuits.learn_edges import learn_edges
 from sparse_model.circuits.prompts import Prompts
 from sparse_model.circuits.prune import discretised, reduced, task_loss, without_unread
+from sparse_model.circuits.prune_config import MODELS, CompareConfig, PruneConfig
 from sparse_model.tasks.token_pairs import TokenPairs
 from sparse_model.transformer.model import SparseTransformer
 from sparse_model.transformer.nodes import node_locations

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sparse_model.circuits.calibration import Calibration
-from sparse_model.circuits.deciding import Deciding, Keep
+from sparse_model.circuits.deciding_loss import Deciding, Keep
 from sparse_model.circuits.edges import edges_between, source_of
 from sparse_model.circuits.masked_pass import answer_differences
 

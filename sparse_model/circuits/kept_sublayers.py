@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sparse_model.circuits.folded import FoldedLinear
+from sparse_model.circuits.folded_linear import FoldedLinear
 from sparse_model.circuits.masked_sublayers import EdgeMasks, MaskedPass, Masks
 from sparse_model.circuits.prompts import PromptRows, Prompts
 from sparse_model.transformer.layers import ACTIVATIONS, keep_topk

@@ -19,10 +19,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sparse_model.circuits.adversary import ablate_subset, ascend
-from sparse_model.circuits.config import PruneConfig
 from sparse_model.circuits.masked_pass import EdgeMasks, answer_differences
 from sparse_model.circuits.masks import NodeMasks
 from sparse_model.circuits.prompts import PromptRows, Prompts
+from sparse_model.circuits.prune_config import PruneConfig
 
 
 def learn_masks(

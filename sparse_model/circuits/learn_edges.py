@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sparse_model.circuits.config import PruneConfig
-from sparse_model.circuits.deciding import edge_scores_like
+from sparse_model.circuits.deciding_loss import edge_scores_like
 from sparse_model.circuits.edges import edges_between, source_of
 from sparse_model.circuits.learn import under_signal
 from sparse_model.circuits.masked_pass import EdgeMask, answer_differences
 from sparse_model.circuits.masks import keep_of
 from sparse_model.circuits.prompts import Prompts
+from sparse_model.circuits.prune_config import PruneConfig
 
 
 def learn_edges(

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sparse_model.transformer.config import SparseConfig
 from sparse_model.transformer.nodes import node_locations
+from sparse_model.transformer.sparse_config import SparseConfig
 
 
 class _Heaviside(torch.autograd.Function):

@@ -24,13 +24,13 @@ from sparse_model.circuits.ablation import Ablate, final_logits
 from sparse_model.circuits.attribution import attribution_scores, break_ties
 from sparse_model.circuits.calibration import Calibration
 from sparse_model.circuits.circuit import Circuit
-from sparse_model.circuits.config import PruneConfig
-from sparse_model.circuits.deciding import Deciding, discretise, discretise_edges
+from sparse_model.circuits.deciding_loss import Deciding, discretise, discretise_edges
 from sparse_model.circuits.edges import count_edges, drop_unread, source_of
 from sparse_model.circuits.eliminate import eliminate
 from sparse_model.circuits.learn import learn_masks
 from sparse_model.circuits.learn_edges import learn_edges
 from sparse_model.circuits.prompts import Prompts
+from sparse_model.circuits.prune_config import PruneConfig
 from sparse_model.tasks.loss import logit_difference
 from sparse_model.tasks.token_pairs import TokenPairs
 from sparse_model.transformer.model import SparseTransformer

@@ -17,7 +17,7 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
 from foundation.errors import UserError
-from sparse_model.circuits.config import PruneConfig
+from sparse_model.circuits.prune_config import PruneConfig
 
 SEARCHED = ("k_coef", "lr", "ramp", "temperature", "init_bias", "init_noise", "weight_decay", "edge_coef")
 """Settings that trials choose; all others are fixed, and part of what a study is about."""

@@ -19,8 +19,8 @@ from optuna.trial import FrozenTrial
 from torch import Tensor
 
 from foundation.fingerprints import model_fingerprint, tensors_fingerprint
-from sparse_model.circuits.config import PruneConfig
 from sparse_model.circuits.prune import prune, task_loss
+from sparse_model.circuits.prune_config import PruneConfig
 from sparse_model.tasks.token_pairs import TokenPairs
 from sparse_model.transformer.model import SparseTransformer
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from foundation.artefacts import atomic_folder, file_fingerprint, write_json
 from foundation.kinds import check_replaceable
-from sparse_model.corpus.config import CorpusConfig, FolderConfig, JsonLinesConfig, TableConfig
 from sparse_model.corpus.corpus import DESCRIPTION_FILE, Corpus, block_file
+from sparse_model.corpus.corpus_config import CorpusConfig, FolderConfig, JsonLinesConfig, TableConfig
 from sparse_model.corpus.fragment import SPLITS
 from sparse_model.corpus.packing import mix, pack
 from sparse_model.corpus.sources import CorpusError, Source

@@ -12,9 +12,9 @@ from sparse_model.plan.flops import model_work
 from sparse_model.plan.hardware import Device
 from sparse_model.plan.memory import FULL, Memory, head_bytes, training_memory, trunk_bytes, widest_bytes
 from sparse_model.plan.size import Size, model_size
-from sparse_model.training.config import TrainConfig
-from sparse_model.transformer.config import SparseConfig
+from sparse_model.training.train_config import TrainConfig
 from sparse_model.transformer.packed import PACK_BELOW
+from sparse_model.transformer.sparse_config import SparseConfig
 
 PACKED_ENTRY = 8
 """Bytes of a stored nonzero: value and place."""

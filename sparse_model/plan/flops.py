@@ -13,7 +13,7 @@ utilisation.
 
 from dataclasses import dataclass
 
-from sparse_model.transformer.config import SparseConfig
+from sparse_model.transformer.sparse_config import SparseConfig
 
 ATTENTION_BACKWARD, MATMUL_BACKWARD = 2.5, 2.0
 

@@ -8,8 +8,8 @@ import numpy as np
 from torch import nn
 
 from sparse_model.training.batches import Batches
-from sparse_model.training.config import TrainConfig
 from sparse_model.training.loop import train
+from sparse_model.training.train_config import TrainConfig
 
 WARM_UP = 2
 """First steps, which also allocate memory, are not counted."""

@@ -17,7 +17,7 @@ way of the sublayer at work and of the one fetched ahead.
 from dataclasses import dataclass
 from typing import Any
 
-from sparse_model.transformer.config import SparseConfig
+from sparse_model.transformer.sparse_config import SparseConfig
 
 FULL, HALF = 4, 2
 BITS_PER_BYTE = 8

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from sparse_model.training.config import TensorKind
 from sparse_model.training.projection import sparse_tensors
-from sparse_model.transformer.config import SparseConfig
+from sparse_model.training.train_config import TensorKind
 from sparse_model.transformer.model import SparseTransformer
+from sparse_model.transformer.sparse_config import SparseConfig
 
 
 @dataclass(frozen=True)

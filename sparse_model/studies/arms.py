@@ -15,8 +15,8 @@ from foundation.errors import UserError
 from foundation.settings import Settings
 from sparse_model.corpus.corpus import Corpus
 from sparse_model.training.activity import silent_units
-from sparse_model.training.config import TrainConfig
 from sparse_model.training.sparse import train_sparse
+from sparse_model.training.train_config import TrainConfig
 from sparse_model.training.validation import sequence_losses
 from sparse_model.transformer.census import take_census
 from sparse_model.transformer.model import SparseTransformer

@@ -19,15 +19,15 @@ from foundation.errors import UserError
 from foundation.settings import Settings
 from sparse_model.circuits.ablation import ablation_values
 from sparse_model.circuits.circuit import Circuit
-from sparse_model.circuits.config import PruneConfig
 from sparse_model.circuits.prune import prune, task_loss, worst_loss
+from sparse_model.circuits.prune_config import PruneConfig
 from sparse_model.corpus.corpus import Corpus
 from sparse_model.plan.size import model_size
 from sparse_model.studies.arms import Arm, run_arm
 from sparse_model.tasks import find_task
 from sparse_model.tasks.splits import Splits, task_splits
 from sparse_model.tasks.token_pairs import TokenPairs
-from sparse_model.training.config import TrainConfig
+from sparse_model.training.train_config import TrainConfig
 from sparse_model.transformer.model import SparseTransformer
 from sparse_model.transformer.shape import SparseShape
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from foundation.errors import UserError
 from sparse_model.plan.size import model_size
-from sparse_model.training.config import TensorKind
+from sparse_model.training.train_config import TensorKind
 from sparse_model.transformer.shape import SparseShape
 
 TOLERANCE = 0.02

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from foundation.errors import UserError
-from sparse_model.training.config import TrainConfig
+from sparse_model.training.train_config import TrainConfig
 
 
 def check_compiler(config: TrainConfig) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 
-from sparse_model.training.config import DenseConfig
+from sparse_model.training.train_config import DenseConfig
 
 
 def make_gpt2(config: DenseConfig, tokenizer: PreTrainedTokenizerBase, block_size: int, seed: int) -> GPT2LMHeadModel:

@@ -17,9 +17,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sparse_model.training.activity import Activity
-from sparse_model.training.config import TrainConfig
 from sparse_model.training.projection import SparseTensor, density_report
 from sparse_model.training.sharding import whole
+from sparse_model.training.train_config import TrainConfig
 from sparse_model.transformer.model import SparseTransformer
 from sparse_model.transformer.taps import At, Chain
 

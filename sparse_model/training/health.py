@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from foundation.errors import UserError
-from sparse_model.training.config import TrainConfig
+from sparse_model.training.train_config import TrainConfig
 
 NAMED = 3
 """Tensors named in the message; the rest are counted."""

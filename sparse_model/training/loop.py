@@ -24,7 +24,6 @@ from sparse_model.training import checkpoint, diagnostics, revival, sharding
 from sparse_model.training.activity import silent_units
 from sparse_model.training.batches import Batches
 from sparse_model.training.compilation import as_written, check_compiler, compile_steps
-from sparse_model.training.config import TrainConfig
 from sparse_model.training.health import Health
 from sparse_model.training.interruption import agree_to_stop, stop_signals
 from sparse_model.training.metrics import Metrics, check_tracker
@@ -33,6 +32,7 @@ from sparse_model.training.optimizer import gradient_norms, gradient_spans, limi
 from sparse_model.training.projection import project, sparse_tensors
 from sparse_model.training.schedule import anneal_is_over, densities_at, density_at, learning_rate_factor
 from sparse_model.training.speed import count_flops, matmul_rate
+from sparse_model.training.train_config import TrainConfig
 from sparse_model.training.validation import Validation, held_out_terms
 from sparse_model.transformer.model import SparseTransformer
 

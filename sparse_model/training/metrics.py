@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from foundation.errors import UserError
-from sparse_model.training.config import TrainConfig
+from sparse_model.training.train_config import TrainConfig
 
 METRICS, DIAGNOSTICS = "metrics.jsonl", "diagnostics.jsonl"
 PROJECT = "sparsebridge"

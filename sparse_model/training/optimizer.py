@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sparse_model.training.config import TrainConfig
 from sparse_model.training.objective import Objective
 from sparse_model.training.sharding import joined_norms, local
+from sparse_model.training.train_config import TrainConfig
 
 
 def make_optimizer(objective: Objective, config: TrainConfig) -> torch.optim.AdamW:

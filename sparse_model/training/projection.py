@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 from torch.distributed.tensor import DTensor
 
-from sparse_model.training.config import TensorKind
 from sparse_model.training.sharding import opened, whole
+from sparse_model.training.train_config import TensorKind
 from sparse_model.transformer.layers import Attention, Mlp
 from sparse_model.transformer.magnitude import as_integers, keep_largest, keep_largest_per_row, magnitudes
 from sparse_model.transformer.model import SparseTransformer

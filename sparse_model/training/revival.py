@@ -22,8 +22,8 @@ from torch.optim import Optimizer
 
 from foundation.errors import UserError
 from sparse_model.training.activity import SilentUnits
-from sparse_model.training.config import TrainConfig
 from sparse_model.training.sharding import opened
+from sparse_model.training.train_config import TrainConfig
 from sparse_model.transformer.model import SparseTransformer
 
 MOMENTS = ("exp_avg", "exp_avg_sq")

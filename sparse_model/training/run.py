@@ -16,9 +16,9 @@ from foundation.kinds import check_replaceable
 from foundation.locks import owned
 from sparse_model.training import checkpoint
 from sparse_model.training.batches import Batches
-from sparse_model.training.config import TrainConfig
 from sparse_model.training.loop import stays_on_cpu, train
 from sparse_model.training.metrics import DIAGNOSTICS, METRICS
+from sparse_model.training.train_config import TrainConfig
 from sparse_model.training.validation import Validation
 
 LOGS = (METRICS, DIAGNOSTICS, "tensorboard", "wandb")

@@ -2,7 +2,7 @@
 
 import math
 
-from sparse_model.training.config import TENSOR_KINDS, TensorKind, TrainConfig
+from sparse_model.training.train_config import TENSOR_KINDS, TensorKind, TrainConfig
 
 
 def density_at(config: TrainConfig, step: int, kind: TensorKind = "matrix") -> float:

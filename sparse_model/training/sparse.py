@@ -6,9 +6,9 @@ import torch
 
 from sparse_model.corpus.corpus import Corpus
 from sparse_model.training.batches import Batches
-from sparse_model.training.config import TrainConfig
 from sparse_model.training.objective import LanguageModelling
 from sparse_model.training.run import train_artefact
+from sparse_model.training.train_config import TrainConfig
 from sparse_model.training.validation import Validation
 from sparse_model.transformer.model import SparseTransformer
 from sparse_model.transformer.shape import SparseShape

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from sparse_model.corpus.corpus import Corpus
-from sparse_model.training.config import TrainConfig
 from sparse_model.training.objective import Objective
+from sparse_model.training.train_config import TrainConfig
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from sparse_model.transformer.abs_topk import abs_topk
-from sparse_model.transformer.config import SparseConfig
 from sparse_model.transformer.execution import SparseLinear
 from sparse_model.transformer.rms_norm import RMSNorm
+from sparse_model.transformer.sparse_config import SparseConfig
 from sparse_model.transformer.taps import Tap
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {

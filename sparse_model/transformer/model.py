@@ -18,12 +18,12 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from foundation.artefacts import save_tensors
 from foundation.errors import UserError
-from sparse_model.transformer.config import SparseConfig
 from sparse_model.transformer.execution import SparseLinear
 from sparse_model.transformer.layers import Attention, Block, WriteLinear, keep_topk, make_norm
 from sparse_model.transformer.model_file import check_numbers, read_config, read_weights
 from sparse_model.transformer.packed import pack
 from sparse_model.transformer.reach import Reach
+from sparse_model.transformer.sparse_config import SparseConfig
 from sparse_model.transformer.taps import At, Chain, Tap, no_tap
 
 WEIGHTS_NAME = "model.safetensors"

@@ -17,8 +17,8 @@ from foundation.artefacts import Description, read_description, read_tensors
 from foundation.errors import UserError
 from foundation.tensors import Expected, check_tensor
 from foundation.text import one_line
-from sparse_model.transformer.config import SparseConfig
 from sparse_model.transformer.packed import PLACES, SHAPE, VALUES, unpack
+from sparse_model.transformer.sparse_config import SparseConfig
 
 KIND = "sparse model"
 CONFIG, TENSORS = "config.json", "model.safetensors"

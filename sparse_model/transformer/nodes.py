@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from foundation.errors import UserError
-from sparse_model.transformer.config import SparseConfig
+from sparse_model.transformer.sparse_config import SparseConfig
 
 ATTENTION_PARTS = ("act_in", "q", "k", "v", "y", "resid_delta")
 MLP_PARTS = ("act_in", "post_act", "resid_delta")

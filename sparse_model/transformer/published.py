@@ -14,8 +14,8 @@ import torch
 
 from foundation.artefacts import atomic_folder
 from foundation.errors import UserError
-from sparse_model.transformer.config import SparseConfig
 from sparse_model.transformer.model import SparseTransformer
+from sparse_model.transformer.sparse_config import SparseConfig
 
 CONFIG_NAME, WEIGHTS_NAME = "beeg_config.json", "final_model.pt"
 SINK_PUBLISHED, SINK = "attn.attn_imp.sink_logit", "attn.sink_logit"

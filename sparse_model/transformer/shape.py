@@ -10,7 +10,7 @@ from pydantic import Field
 from foundation.settings import Settings
 
 if TYPE_CHECKING:
-    from sparse_model.transformer.config import SparseConfig
+    from sparse_model.transformer.sparse_config import SparseConfig
 
 
 class SparseShape(Settings):
@@ -50,7 +50,7 @@ class SparseShape(Settings):
         Args:
             document_token: the token that begins a document, where documents are to be kept apart.
         """
-        from sparse_model.transformer.config import BLOCK_TOPK_LOCATIONS, RESIDUAL_TOPK_LOCATIONS, SparseConfig
+        from sparse_model.transformer.sparse_config import BLOCK_TOPK_LOCATIONS, RESIDUAL_TOPK_LOCATIONS, SparseConfig
 
         return SparseConfig(
             vocab_size=vocab_size,

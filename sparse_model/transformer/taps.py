@@ -10,8 +10,8 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 from foundation.errors import UserError
-from sparse_model.transformer.config import SparseConfig
 from sparse_model.transformer.nodes import check_location
+from sparse_model.transformer.sparse_config import SparseConfig
 
 
 @runtime_checkable

@@ -12,14 +12,14 @@ import torch.nn.functional as F
 import bridges.objective
 from bridges.alignment import align
 from bridges.bridge import Bridge
-from bridges.config import BridgeConfig
+from bridges.bridge_config import BridgeConfig
 from bridges.objective import BridgedObjective, choose_crossings, run_tails
 from bridges.protocol import residual_sites
 from dense_adapters import DenseStack, load_dense
 from sparse_model.training.batches import Batches
-from sparse_model.training.config import TrainConfig
 from sparse_model.training.loop import train
 from sparse_model.training.schedule import learning_rate_factor
+from sparse_model.training.train_config import TrainConfig
 
 SHAPES: list[dict[str, Any]] = [
     {},

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from bridges.config import BridgeConfig
+from bridges.bridge_config import BridgeConfig
 from bridges.objective import BridgedObjective
 from bridges.site_terms import TERMS, SiteTerms
 

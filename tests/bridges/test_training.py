@@ -11,11 +11,11 @@ from accelerate.state import AcceleratorState, GradientState
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from bridges.artefact import load_bridge
-from bridges.config import BridgeConfig
+from bridges.bridge_config import BridgeConfig
 from bridges.training import BridgeSettings, BridgeText, train_bridge
 from dense_adapters import DenseStack
 from foundation.errors import UserError
-from sparse_model.training.config import TrainConfig
+from sparse_model.training.train_config import TrainConfig
 from sparse_model.training.validation import Validation
 from sparse_model.transformer.shape import SparseShape
 from tests.conftest import scrambled

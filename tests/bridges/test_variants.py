@@ -10,13 +10,13 @@ import torch
 
 from bridges.alignment import align
 from bridges.bridge import Bridge
-from bridges.config import BridgeConfig
+from bridges.bridge_config import BridgeConfig
 from bridges.objective import BridgedObjective
 from dense_adapters import DenseStack
 from sparse_model.training.batches import Batches
-from sparse_model.training.config import TrainConfig
 from sparse_model.training.loop import train
 from sparse_model.training.projection import sparse_tensors
+from sparse_model.training.train_config import TrainConfig
 from sparse_model.transformer.model import SparseTransformer
 from sparse_model.transformer.shape import SparseShape
 

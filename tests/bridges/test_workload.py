@@ -10,14 +10,14 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from bridges.alignment import align
 from bridges.bridge import Bridge
-from bridges.config import BridgeConfig
+from bridges.bridge_config import BridgeConfig
 from bridges.objective import BridgedObjective, choose_crossings
 from bridges.workload import bridged_workload, dense_shape
 from dense_adapters import DenseStack
 from foundation.errors import UserError
 from sparse_model import SparseTransformer
-from sparse_model.training.config import TrainConfig
 from sparse_model.training.speed import count_flops
+from sparse_model.training.train_config import TrainConfig
 
 
 def llama() -> LlamaForCausalLM:

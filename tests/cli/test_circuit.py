@@ -12,7 +12,7 @@ import pytest
 from cli.demo import BUNDLED
 from foundation.errors import UserError
 from sparse_model.circuits.circuit import Circuit
-from sparse_model.circuits.config import PruneConfig
+from sparse_model.circuits.prune_config import PruneConfig
 from sparse_model.tasks import TASKS
 from sparse_model.transformer.nodes import Node
 

@@ -14,7 +14,7 @@ from bridges.jobs.sizes import WholeJob, choose_sizes
 from bridges.jobs.whole_job import _claim, explain_model
 from dense_adapters import DenseStack
 from foundation.errors import UserError
-from sparse_model.corpus.config import FolderConfig, TinyPythonConfig
+from sparse_model.corpus.corpus_config import FolderConfig, TinyPythonConfig
 from sparse_model.tasks import find_task
 from sparse_model.tasks.splits import Splits, task_splits
 

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from foundation.errors import UserError
 from foundation.settings import Settings
-from sparse_model.training.config import TrainConfig
+from sparse_model.training.train_config import TrainConfig
 
 
 class Shape(Settings):

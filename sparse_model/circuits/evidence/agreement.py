@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from sparse_model.circuits.evidence.finding import Finding
-from sparse_model.transformer.config import SparseConfig
 from sparse_model.transformer.nodes import Node, node_locations
+from sparse_model.transformer.sparse_config import SparseConfig
 
 CHANCE_DRAWS = 20
 

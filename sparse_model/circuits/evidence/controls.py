@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from sparse_model.circuits.ablation import ablation_values
 from sparse_model.circuits.circuit import Circuit
-from sparse_model.circuits.config import PruneConfig
 from sparse_model.circuits.evidence.control_cache import cached_curves
 from sparse_model.circuits.evidence.finding import Finding
 from sparse_model.circuits.evidence.forced import Forced, force, with_elimination
 from sparse_model.circuits.evidence.random_weights import shuffled
+from sparse_model.circuits.prune_config import PruneConfig
 from sparse_model.tasks.nonsense import arbitrary_answers, nonsense, reversed_answers
 from sparse_model.tasks.token_pairs import TokenPairs
 from sparse_model.transformer.model import SparseTransformer

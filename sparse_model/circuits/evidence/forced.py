@@ -13,12 +13,12 @@ from torch import Tensor
 
 from sparse_model.circuits.attribution import attribution_scores, break_ties
 from sparse_model.circuits.calibration import fitted
-from sparse_model.circuits.config import PruneConfig
-from sparse_model.circuits.deciding import Deciding
+from sparse_model.circuits.deciding_loss import Deciding
 from sparse_model.circuits.evidence.outcome import outcome_of
 from sparse_model.circuits.learn import learn_masks
 from sparse_model.circuits.prompts import Prompts
 from sparse_model.circuits.prune import discretised
+from sparse_model.circuits.prune_config import PruneConfig
 from sparse_model.tasks.token_pairs import TokenPairs
 from sparse_model.transformer.model import SparseTransformer
 

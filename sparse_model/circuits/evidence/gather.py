@@ -10,7 +10,6 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_model.circuits.config import PruneConfig
 from sparse_model.circuits.evidence.agreement import agreement
 from sparse_model.circuits.evidence.check import Asked, all_checks
 from sparse_model.circuits.evidence.controls import KINDS, control_runs
@@ -20,6 +19,7 @@ from sparse_model.circuits.evidence.necessity import Necessity
 from sparse_model.circuits.evidence.outcome import Subject
 from sparse_model.circuits.evidence.sufficiency import Sufficiency
 from sparse_model.circuits.prune import prune
+from sparse_model.circuits.prune_config import PruneConfig
 from sparse_model.tasks.token_pairs import TokenPairs
 
 ONE_SEED = "one seed only; pass --seeds to prune with more"

@@ -7,7 +7,7 @@ import torch
 
 from foundation.errors import UserError
 from sparse_model.circuits.compare import Point, summarise, sweep, whole_edges
-from sparse_model.circuits.config import CompareConfig
+from sparse_model.circuits.prune_config import CompareConfig
 
 from .conftest import Known
 

@@ -5,7 +5,7 @@ import torch
 
 from sparse_model.circuits.ablation import Ablate, final_logits
 from sparse_model.circuits.calibration import Calibration
-from sparse_model.circuits.deciding import Deciding
+from sparse_model.circuits.deciding_loss import Deciding
 from sparse_model.circuits.eliminate import by_harm, eliminate, node_harm
 from sparse_model.tasks.loss import logit_difference
 from tests.sparse_model.circuits.conftest import random_keep

@@ -15,7 +15,6 @@ from foundation.statistics import Estimate, mean_estimate
 from sparse_model.circuits.ablation import Ablate
 from sparse_model.circuits.adversary import adversarial_loss
 from sparse_model.circuits.circuit import Calibration, Circuit
-from sparse_model.circuits.config import PruneConfig
 from sparse_model.circuits.evidence.adversarial import adversarial
 from sparse_model.circuits.evidence.agreement import agreement
 from sparse_model.circuits.evidence.binarised import best_steps, binarised
@@ -34,6 +33,7 @@ from sparse_model.circuits.evidence.outcome import Outcome, Subject
 from sparse_model.circuits.evidence.random_weights import shuffled
 from sparse_model.circuits.evidence.sufficiency import sufficiency
 from sparse_model.circuits.prune import task_loss
+from sparse_model.circuits.prune_config import PruneConfig
 from tests.sparse_model.circuits.conftest import random_keep
 
 

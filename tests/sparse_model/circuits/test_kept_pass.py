@@ -7,7 +7,7 @@ import torch
 
 from sparse_model import SparseTransformer
 from sparse_model.circuits.ablation import Ablate, final_logits
-from sparse_model.circuits.deciding import compact_edges
+from sparse_model.circuits.deciding_loss import compact_edges
 from sparse_model.circuits.edges import cut_edges, edges_between
 from sparse_model.circuits.kept_sublayers import KeptPass
 from sparse_model.circuits.masked_pass import answer_differences

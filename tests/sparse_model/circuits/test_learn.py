@@ -5,10 +5,10 @@ import torch
 
 from sparse_model.circuits.ablation import Ablate, final_logits
 from sparse_model.circuits.adversary import ablate_subset, ascend
-from sparse_model.circuits.config import PruneConfig
 from sparse_model.circuits.learn import learn_masks
 from sparse_model.circuits.masks import NodeMasks
 from sparse_model.circuits.prompts import Prompts
+from sparse_model.circuits.prune_config import PruneConfig
 from sparse_model.tasks.loss import binary_loss
 
 QUICK = {"steps": 8, "batch_pairs": 4, "k_coef": 5e-3, "ramp": 0.0, "lr": 0.05}

@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 
 from foundation.errors import UserError
-from sparse_model.circuits.config import PruneConfig
 from sparse_model.circuits.evaluate import evaluate_circuit
 from sparse_model.circuits.prune import (
     prune,
@@ -15,6 +14,7 @@ from sparse_model.circuits.prune import (
     trim,
     worst_loss,
 )
+from sparse_model.circuits.prune_config import PruneConfig
 from sparse_model.tasks.token_pairs import TokenPairs
 
 QUICK = {"steps": 12, "batch_pairs": 8, "k_coef": 1e-2, "edge_steps": 10, "edge_coef": 2e-2, "elimination_rounds": 1}

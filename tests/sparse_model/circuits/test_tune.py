@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from foundation.errors import UserError
 from sparse_model.circuits import tune as tuning
-from sparse_model.circuits.config import PruneConfig
+from sparse_model.circuits.prune_config import PruneConfig
 from sparse_model.circuits.study import open_study
 from sparse_model.circuits.tune import TuningTask, about_trials, best_settings, penalised, settings_toml, tune
 

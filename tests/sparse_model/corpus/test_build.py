@@ -11,13 +11,13 @@ from transformers import PreTrainedTokenizerFast
 
 from foundation.errors import UserError
 from sparse_model.corpus.build import build_corpus
-from sparse_model.corpus.config import CorpusConfig, FolderConfig, StdlibConfig, TinyPythonConfig
 from sparse_model.corpus.corpus import Corpus
+from sparse_model.corpus.corpus_config import CorpusConfig, FolderConfig, StdlibConfig, TinyPythonConfig
 from sparse_model.corpus.sources import CorpusError
 from sparse_model.corpus.tinypython import TinyPython
 from sparse_model.corpus.tokenizer import END_OF_TEXT
-from sparse_model.training.config import TrainConfig
 from sparse_model.training.sparse import train_sparse
+from sparse_model.training.train_config import TrainConfig
 from sparse_model.transformer.shape import SparseShape
 
 SMALL = CorpusConfig(

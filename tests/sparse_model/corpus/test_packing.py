@@ -9,7 +9,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from sparse_model.corpus.build import build_corpus
-from sparse_model.corpus.config import CorpusConfig, FolderConfig
+from sparse_model.corpus.corpus_config import CorpusConfig, FolderConfig
 from sparse_model.corpus.fragment import Split
 from sparse_model.corpus.packing import mix, pack
 from sparse_model.corpus.sources import CorpusError

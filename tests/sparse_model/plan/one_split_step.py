@@ -16,8 +16,8 @@ from accelerate import PartialState
 from sparse_model import SparseTransformer
 from sparse_model.training import loop
 from sparse_model.training.batches import Batches
-from sparse_model.training.config import TrainConfig
 from sparse_model.training.objective import LanguageModelling
+from sparse_model.training.train_config import TrainConfig
 from sparse_model.transformer.shape import SparseShape
 from tests.sparse_model.plan.allocations import peak_bytes
 

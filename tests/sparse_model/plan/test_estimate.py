@@ -17,10 +17,10 @@ from sparse_model.plan.hardware import DATASHEETS, find_device
 from sparse_model.plan.measure import seconds_per_step
 from sparse_model.plan.size import model_size
 from sparse_model.training import checkpoint
-from sparse_model.training.config import TrainConfig
 from sparse_model.training.objective import LanguageModelling, next_token_loss
 from sparse_model.training.projection import project, sparse_tensors
 from sparse_model.training.speed import count_flops
+from sparse_model.training.train_config import TrainConfig
 from sparse_model.transformer.shape import SparseShape
 from tests.sparse_model.plan.allocations import peak_bytes
 from tests.sparse_model.training.runs import ON_CPU, SPLIT, launched

@@ -15,7 +15,7 @@ from sparse_model.studies.arms import Arm, run_arm
 from sparse_model.studies.page import publish, read_between, write_between
 from sparse_model.studies.twin import dense_twin
 from sparse_model.studies.two_arms import paired_difference
-from sparse_model.training.config import TensorKind, TrainConfig
+from sparse_model.training.train_config import TensorKind, TrainConfig
 from sparse_model.transformer.shape import SparseShape
 
 SHAPE = SparseShape(d_model=24, n_head=3, d_head=4, d_mlp=32, position="added")

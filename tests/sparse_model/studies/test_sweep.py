@@ -5,7 +5,7 @@ import pytest
 from foundation.errors import UserError
 from sparse_model.plan.size import model_size
 from sparse_model.studies.sweep import density_for, geometric_mean, sweep_points
-from sparse_model.training.config import TrainConfig
+from sparse_model.training.train_config import TrainConfig
 from sparse_model.transformer.shape import SparseShape
 
 

@@ -17,9 +17,9 @@ from foundation.errors import StoppedEarly
 from sparse_model import SparseTransformer
 from sparse_model.training import sharding
 from sparse_model.training.batches import Batches
-from sparse_model.training.config import TrainConfig
 from sparse_model.training.loop import train
 from sparse_model.training.objective import LanguageModelling
+from sparse_model.training.train_config import TrainConfig
 from sparse_model.training.validation import Validation
 
 

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from sparse_model.training.batches import Batches
-from sparse_model.training.config import TrainConfig
 from sparse_model.training.loop import train
 from sparse_model.training.objective import LanguageModelling
+from sparse_model.training.train_config import TrainConfig
 
 Make = Callable[[], LanguageModelling]
 Weights = dict[str, torch.Tensor]

@@ -11,11 +11,11 @@ from sparse_model import SparseTransformer
 from sparse_model.training import diagnostics
 from sparse_model.training.activity import silent_units
 from sparse_model.training.batches import Batches
-from sparse_model.training.config import TrainConfig
 from sparse_model.training.diagnostics import Turnover, diagnose, kurtosis
 from sparse_model.training.loop import train
 from sparse_model.training.objective import LanguageModelling
 from sparse_model.training.projection import SparseTensor, project, sparse_tensors
+from sparse_model.training.train_config import TrainConfig
 
 Make = Callable[..., SparseTransformer]
 

@@ -19,10 +19,10 @@ from torch import nn
 
 from foundation.artefacts import read_tensors
 from foundation.errors import StoppedEarly, UserError
-from sparse_model.training.config import TrainConfig
 from sparse_model.training.objective import LanguageModelling, Objective, ParameterGroup
 from sparse_model.training.optimizer import gradient_spans, limit_gradient
 from sparse_model.training.projection import density_report
+from sparse_model.training.train_config import TrainConfig
 from tests.sparse_model.training.runs import CONFIG, Make, Weights, alone, assert_same_bits, run, weights
 
 

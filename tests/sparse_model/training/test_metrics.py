@@ -18,11 +18,11 @@ from foundation.artefacts import read_tensors
 from foundation.errors import UserError
 from sparse_model import SparseTransformer
 from sparse_model.training.batches import Batches
-from sparse_model.training.config import TrainConfig
 from sparse_model.training.loop import train
 from sparse_model.training.objective import LanguageModelling, next_token_loss
 from sparse_model.training.run import train_artefact
 from sparse_model.training.speed import count_flops, matmul_rate
+from sparse_model.training.train_config import TrainConfig
 from sparse_model.training.validation import Validation
 
 Make = Callable[[], LanguageModelling]

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from sparse_model import SparseTransformer
 from sparse_model.plan.size import model_size
-from sparse_model.training.config import TensorKind
 from sparse_model.training.projection import (
     density_report,
     kept_entries,
@@ -20,6 +19,7 @@ from sparse_model.training.projection import (
     project_on_device,
     sparse_tensors,
 )
+from sparse_model.training.train_config import TensorKind
 
 Make = Callable[..., SparseTransformer]
 

@@ -13,11 +13,11 @@ from foundation.errors import UserError
 from sparse_model import SparseTransformer
 from sparse_model.training.activity import SilentUnits, silent_units
 from sparse_model.training.batches import Batches
-from sparse_model.training.config import TrainConfig
 from sparse_model.training.loop import train
 from sparse_model.training.objective import LanguageModelling
 from sparse_model.training.projection import project, sparse_tensors
 from sparse_model.training.revival import is_due, revive
+from sparse_model.training.train_config import TrainConfig
 from sparse_model.transformer.census import take_census
 
 Make = Callable[..., SparseTransformer]

@@ -13,9 +13,9 @@ import torch
 from foundation.errors import UserError
 from sparse_model import SparseTransformer
 from sparse_model.training.batches import Batches
-from sparse_model.training.config import TrainConfig
 from sparse_model.training.objective import LanguageModelling
 from sparse_model.training.run import train_artefact, working_folder
+from sparse_model.training.train_config import TrainConfig
 
 CONFIG = TrainConfig(steps=4, batch_size=8, density=0.5, checkpoint_every=2)
 

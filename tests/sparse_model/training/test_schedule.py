@@ -5,8 +5,8 @@ from itertools import pairwise
 
 import pytest
 
-from sparse_model.training.config import TrainConfig
 from sparse_model.training.schedule import anneal_is_over, densities_at, density_at, learning_rate_factor
+from sparse_model.training.train_config import TrainConfig
 
 SHAPES = ["linear", "exponential", "cosine"]
 

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from foundation.errors import UserError
 from sparse_model import SparseConfig, SparseTransformer
-from sparse_model.transformer.config import TOPK_LOCATIONS
+from sparse_model.transformer.sparse_config import TOPK_LOCATIONS
 
 Make = Callable[..., SparseTransformer]
 SWITCHES: list[dict[str, Any]] = [

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from sparse_model.circuits.ablation import Ablate
-from sparse_model.circuits.config import PruneConfig
-from sparse_model.circuits.deciding import Deciding, discretise, discretise_edges, fewest
+from sparse_model.circuits.deciding_loss import Deciding, discretise, discretise_edges, fewest
 from sparse_model.circuits.edges import cut_edges, edges_between
 from sparse_model.circuits.learn_edges import learn_edges
 from sparse_model.circuits.prompts import Prompts
 from sparse_model.circuits.prune import task_loss, worst_loss
+from sparse_model.circuits.prune_config import PruneConfig
 from tests.sparse_model.circuits.conftest import random_keep
 
 

@@ -132,7 +132,7 @@ def _one_batch(
     mixed = []
     for _ in range(paths):
         path = MixedPath.draw(len(sites) - 1, generator)
-        mixed.append(kl(follow(path, bridge, sparse, walks[0], dense, walks[1])))
+        mixed.append(kl(follow(path, bridge, walks[0], walks[1])))
     if mixed:
         overall["kl_mixed_paths"] = torch.stack(mixed).mean(0)
     if not massive:

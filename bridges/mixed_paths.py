@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bridges.bridge import Bridge
-from bridges.protocol import ResidualStack, Walk
+from bridges.protocol import Walk
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,7 @@ class MixedPath:
         return sum(a != b for a, b in zip(self.in_dense, self.in_dense[1:], strict=False))
 
 
-def follow(
-    path: MixedPath, bridge: Bridge, sparse: ResidualStack, sparse_walk: Walk, dense: ResidualStack, dense_walk: Walk
-) -> Float[Tensor, "B T V"]:
+def follow(path: MixedPath, bridge: Bridge, sparse_walk: Walk, dense_walk: Walk) -> Float[Tensor, "B T V"]:
     """Logits at the end of the path."""
     sites = bridge.alignment.sites
     h = dense_walk.embedding() if path.in_dense[0] else sparse_walk.embedding()

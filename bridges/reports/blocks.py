@@ -207,10 +207,10 @@ def settings_table(caption: str, values: Mapping[str, Any], fold: str = "") -> T
     return Table.of(caption, ("name", "value"), rows, fold, text_columns=2)
 
 
-def measures_table(caption: str, values: Mapping[str, Any], fold: str = "") -> Table:
+def measures_table(caption: str, values: Mapping[str, Any]) -> Table:
     """Nested measurements as rows of dotted names, to three significant digits."""
     rows = [(name, figure(value)) for name, value in flatten(values)]
-    return Table.of(caption, ("name", "value"), rows, fold, text_columns=2)
+    return Table.of(caption, ("name", "value"), rows, text_columns=2)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

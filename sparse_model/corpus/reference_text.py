@@ -20,10 +20,9 @@ def builtin_blocks(
     blocks: int,
     block_length: int,
     source: str = "tinypython",
-    seed: int = 0,
 ) -> NDArray[np.integer]:
     """Blocks [N, T] of `tinypython` or `stdlib`, made on the spot."""
-    origin = TinyPython(seed) if source == "tinypython" else Stdlib()
+    origin = TinyPython(0) if source == "tinypython" else Stdlib()
     with tempfile.TemporaryDirectory() as folder:
         return np.array(
             pack(origin, split, tokenizer, blocks, block_length, np.int64, Path(folder) / "blocks.npy").blocks

@@ -19,7 +19,7 @@ WANTED = 64
 """Pairs to decide on, and to report on, that commands ask for by default."""
 
 
-def load_task(path: Path, name: str | None = None) -> Task:
+def load_task(path: Path) -> Task:
     """The task in `path`: each line holds `prompt_a`, `answer_a`, `prompt_b`, `answer_b`, and may hold `template` (a
     label) and `split` (train, validation or held_out).
 
@@ -38,7 +38,7 @@ def load_task(path: Path, name: str | None = None) -> Task:
     records = [_parse(line, f"{path} line {number}") for number, line in enumerate(lines, start=1) if line.strip()]
     if not records:
         raise TaskError(f"{path}: holds no pairs; write one JSON object a line with {', '.join(REQUIRED_FIELDS)}")
-    return _task_of(records, name or path.stem, f"pairs from {path.name}")
+    return _task_of(records, path.stem, f"pairs from {path.name}")
 
 
 def task_of_rows(rows: Sequence[Sequence[str]], name: str) -> Task:

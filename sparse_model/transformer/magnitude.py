@@ -21,9 +21,9 @@ def as_integers(x: Tensor) -> NDArray[Any]:
     return integers
 
 
-def magnitudes(bits: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]:
+def magnitudes(bits: NDArray[Any]) -> NDArray[Any]:
     """|x| as integers, from the bits of x."""
-    return np.bitwise_and(bits, np.iinfo(bits.dtype).max, out=out)
+    return np.bitwise_and(bits, np.iinfo(bits.dtype).max)
 
 
 def keep_largest_per_row(magnitude: NDArray[Any], k: int) -> NDArray[np.bool_]:

@@ -22,7 +22,7 @@ def test_a_path_that_never_leaves_a_model_is_that_models_forward(
     def end(in_dense: bool) -> torch.Tensor:
         path = MixedPath((in_dense,) * (segments + 1))
         assert path.crossings == 0
-        return follow(path, bridge, sparse, sparse.walk(tokens), dense, dense.walk(tokens))
+        return follow(path, bridge, sparse.walk(tokens), dense.walk(tokens))
 
     torch.testing.assert_close(end(True), dense.model(tokens).logits, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(end(False), sparse(tokens).logits, atol=1e-5, rtol=1e-5)
@@ -38,9 +38,7 @@ def test_a_path_with_one_crossing_is_the_tail_from_there(depths: dict, pair: Cal
         assert path.crossings == 1
         encoded = bridge.encode(j, residual_sites(dense, walks[1])[sites[j].dense])
         expected = walks[0].unembed(run_tails(sparse, walks[0], {sites[j].sparse: encoded}))
-        torch.testing.assert_close(
-            follow(path, bridge, sparse, walks[0], dense, walks[1]), expected, atol=1e-5, rtol=1e-5
-        )
+        torch.testing.assert_close(follow(path, bridge, walks[0], walks[1]), expected, atol=1e-5, rtol=1e-5)
         assert not torch.allclose(expected, sparse(tokens).logits, atol=1e-2)
 
 

@@ -98,7 +98,7 @@ def test_every_path_through_a_planted_bridge_ends_in_the_models_own_logits_and_t
     paths = [MixedPath(tuple(bool(n >> bit & 1) for bit in range(3))) for n in range(8)]
 
     def ends(path: MixedPath) -> torch.Tensor:
-        return follow(path, turned.bridge, turned, turned.walk(ids), dense, dense.walk(ids))
+        return follow(path, turned.bridge, turned.walk(ids), dense.walk(ids))
 
     for path in paths:
         torch.testing.assert_close(ends(path), expected, atol=1e-3, rtol=1e-3)

@@ -50,7 +50,7 @@ def board_drawing(board: Mapping[str, Any], name: str) -> str:
         axes.set_xlim(0, layout.width)
         axes.set_ylim(-POSITION_DROP, layout.height + ANSWER_RISE)
         axes.set_axis_off()
-        _columns(axes, layout, board["example"], unit)
+        _columns(axes, layout, board["example"])
         for number, link in enumerate(links):
             start, end = layout.places[link[0]], layout.places[link[1]]
             _line(axes, start, end, f"link-{number}", "#8a8a8a", 0.8, (0, (4, 2.5)), 1, _bow(start, end, layout.width))
@@ -162,7 +162,7 @@ def _node(axes: Axes, node: Mapping[str, Any], place: tuple[float, float], numbe
     )  # fmt: skip
 
 
-def _columns(axes: Axes, layout: Board, example: Mapping[str, Any], unit: float) -> None:
+def _columns(axes: Axes, layout: Board, example: Mapping[str, Any]) -> None:
     """The tokens of both prompts under their columns, those that differ one above the other, and hairlines between."""
     top = layout.height + 0.6
     last = len(layout.columns) - 1

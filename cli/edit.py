@@ -224,11 +224,14 @@ def bake(
     if as_json:
         print_json({"out": str(out), "how": how, **asdict(baked)})
     else:
+        rows = [["fingerprint", baked.before[:12], baked.after[:12]]]
+        if baked.accuracy is not None:
+            rows.append([f"accuracy on {baked.task}", *(f"{found.value:.2f}" for found in baked.accuracy)])
         print_table(
             f"{how} {amount:g}",
-            ("fingerprint", "before", "after"),
-            [["model", baked.before[:12], baked.after[:12]]],
-            f"{len(baked.nodes)} directions baked",
+            ("model", "before", "after"),
+            rows,
+            f"{len(baked.nodes)} directions baked; KL(before ‖ after) {baked.kl_on_text} nats per token on other text",
         )
 
 

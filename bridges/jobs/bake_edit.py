@@ -1,18 +1,31 @@
-"""An edit of reads as an ordinary Hugging Face checkpoint: its nodes' directions in the weights."""
+"""An edit of reads as an ordinary Hugging Face checkpoint: its nodes' directions in the weights, and what that changes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Int
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from bridges.edits.edit_folder import edit_form
 from bridges.edits.mapping import check_base_model
 from bridges.edits.paired import PairedEdit, load_paired
+from bridges.losses import kl_per_token
 from dense_adapters import AddBias, DenseStack, RemoveDirection, bake, load_dense, load_stack
 from foundation.artefacts import atomic_folder
 from foundation.errors import UserError
+from foundation.statistics import Estimate, mean_estimate
+from sparse_model.corpus.reference_text import reference_blocks
+from sparse_model.tasks.check import check_task
+from sparse_model.tasks.registry import TASKS
+
+TASK_PAIRS, TEXT_BLOCKS, TEXT_LENGTH = 32, 8, 128
+"""Held-out pairs and blocks of text on which the checkpoint is set beside the model, and the blocks' length in tokens."""
 
 How = Literal["remove", "add"]
 
@@ -37,6 +50,11 @@ class Baked:
     """the model's fingerprint"""
     after: str
     """the checkpoint's"""
+    kl_on_text: Estimate
+    """KL(before ‖ after) on held-out text, nats per token"""
+    task: str
+    accuracy: tuple[Estimate, Estimate] | None
+    """on held-out pairs of the edit's task, before and after; None where the task is none of the built-in ones"""
 
 
 def bake_edit(
@@ -71,8 +89,26 @@ def bake_edit(
         for part in (temporary / "baked").iterdir():
             part.rename(temporary / part.name)
         (temporary / "baked").rmdir()
-    after = DenseStack(load_dense(str(out), device=device)[0]).fingerprint
-    return Baked(tuple(chosen), stack.fingerprint, after)
+    baked = DenseStack(load_dense(str(out), device=device)[0])
+    models = stack.model, baked.model
+    known = TASKS.get(edit.task)
+    accuracy = None
+    if known is not None:
+        before, after = (check_task(model, tokenizer, known, TASK_PAIRS).accuracy for model in models)
+        accuracy = before, after
+    blocks = reference_blocks(tokenizer, "held_out", TEXT_BLOCKS, min(TEXT_LENGTH, stack.positions or TEXT_LENGTH))
+    kl = kl_between(*models, torch.from_numpy(np.asarray(blocks, dtype=np.int64)).to(device))
+    return Baked(tuple(chosen), stack.fingerprint, baked.fingerprint, kl, edit.task, accuracy)
+
+
+@torch.no_grad()
+def kl_between(before: PreTrainedModel, after: PreTrainedModel, tokens: Int[Tensor, "B T"]) -> Estimate:
+    """KL(before ‖ after) in nats per token, with an interval over sequences."""
+    each = [
+        kl_per_token(F.log_softmax(before(row[None]).logits.float(), dim=-1), after(row[None]).logits).mean()
+        for row in tokens
+    ]
+    return mean_estimate(torch.stack(each).double().cpu().numpy())
 
 
 def _chosen(folder: Path, edit: PairedEdit, nodes: Sequence[str]) -> dict[str, tuple[int, Tensor]]:

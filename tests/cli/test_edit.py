@@ -240,6 +240,19 @@ def test_baking_a_standing_edit_is_refused_with_the_option_it_needs(cli: Callabl
     assert not edits["standing"].with_name("baked").exists()
 
 
+def test_baking_says_what_it_does_to_the_task_and_to_other_text(
+    cli: Callable, edits: dict[str, Path], tmp_path: Path
+) -> None:
+    command = ("edit", "bake", edits["paired"], "--dense", DENSE, "--out")
+    found = cli(*command, tmp_path / "removed", "--json").json
+    before, after = (figure["value"] for figure in found["accuracy"])
+    assert before > after
+    assert found["kl_on_text"]["value"] > 1e-3
+    ran = cli(*command, tmp_path / "as-it-was", "--amount", "0")
+    assert "accuracy on closing_quote" in ran.out
+    assert "KL(before ‖ after) 0 [0, 0]" in ran.out
+
+
 def test_fewer_draws_than_a_p_value_needs_are_refused_before_the_work(cli: Callable, bundled_circuit: Path) -> None:
     ran = cli("edit", "validate", bundled_circuit, "--bridge", BRIDGE, "--draws", "20")
     assert (ran.code, ran.err.count("\n")) == (2, 1)

@@ -84,24 +84,25 @@ def train_bridge(
     settings: BridgeSettings,
     overwrite: bool = False,
     device: str = "cpu",
+    objective: BridgedObjective | None = None,
 ) -> dict[str, Any]:
     """Train, evaluate on every held-out text, write the artefact to `out`; returns its description.
 
     Of several processes the first evaluates and writes; to the others the description is empty.
+
+    Args:
+        objective: to start from, made for these settings; unset, `fresh_objective`.
 
     Raises:
         UserError: `out` holds something else, the precisions do not go together, or blocks are longer than the dense model reads.
     """
     check_block_length(dense, text.train.shape[1])
     train, bridge_config, shape, train_blocks = settings.train, settings.bridge, settings.shape, text.train
-    torch.manual_seed(train.seed)
-    document_token = shape.document_token(tokenizer.bos_token_id, bridged=True)
-    sparse = SparseTransformer(shape.config(dense.vocab_size, train_blocks.shape[1], document_token)).to(device)
-    alignment = align(sparse, dense, bridge_config.align)
-    bridge = Bridge(alignment, sparse.d_model, dense.d_model, bridge_config.topk_fraction, train.seed).to(device)
     reference, skip_first = train_blocks[:REFERENCE_BLOCKS], bridge_config.skip_first
-    bridge.set_dense_scale(dense_rms(dense, bridge, reference, device, skip_first).clamp(min=1e-6))
-    objective = BridgedObjective(sparse, dense, bridge, bridge_config)
+    if objective is None:
+        document_token = shape.document_token(tokenizer.bos_token_id, bridged=True)
+        objective = fresh_objective(dense, train_blocks, document_token, settings, device)
+    sparse, bridge = objective.sparse, objective.bridge
     identity = {
         "dense": {"name": dense_name, "fingerprint": dense.fingerprint},
         "shape": shape.to_json(),
@@ -128,3 +129,24 @@ def train_bridge(
     with half_matrices(dense.model) if half else nullcontext(lambda: None) as restore:
         train_artefact(out, objective, batches, train, identity, write, overwrite, text.validation, kind="bridge")
     return description
+
+
+def fresh_objective(
+    dense: DenseStack, train_blocks: NDArray[Any], document_token: int | None, settings: BridgeSettings, device: str
+) -> BridgedObjective:
+    """A sparse model with random weights and bridges to the dense one, in units in which its stream has RMS 1.
+
+    Args:
+        train_blocks: token blocks [N, T], the first of which give the units.
+        document_token: that keeps documents apart, or None.
+    """
+    config, seed = settings.bridge, settings.train.seed
+    torch.manual_seed(seed)
+    sparse = SparseTransformer(settings.shape.config(dense.vocab_size, train_blocks.shape[1], document_token)).to(
+        device
+    )
+    alignment = align(sparse, dense, config.align)
+    bridge = Bridge(alignment, sparse.d_model, dense.d_model, config.topk_fraction, seed).to(device)
+    unit = dense_rms(dense, bridge, train_blocks[:REFERENCE_BLOCKS], device, config.skip_first)
+    bridge.set_dense_scale(unit.clamp(min=1e-6))
+    return BridgedObjective(sparse, dense, bridge, config)

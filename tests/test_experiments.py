@@ -9,8 +9,13 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 from transformers import GPT2LMHeadModel
 
+from bridges.protocol import residual_sites
+from bridges.training import BridgeText
+from dense_adapters import DenseStack
+from foundation.errors import UserError
 from sparse_model.corpus.corpus import Corpus
 from sparse_model.transformer.shape import SparseShape
 
@@ -117,8 +122,6 @@ def test_the_variants_of_the_ablation_differ_in_what_they_name_alone_and_its_tab
 
 
 def test_the_texts_of_the_real_models_page_are_compared_token_by_token() -> None:
-    import torch
-
     from bridges.edits.readout import Readout
     from bridges.edits.rules import Add
     from bridges.edits.standing import StandingEdit, StandingSite
@@ -231,3 +234,59 @@ def test_two_models_verdicts_stand_side_by_side_and_a_task_that_left_nothing_to_
     assert rows["nodes / edges of a circuit, geometric means"] == "3 / 1"
     assert rows["M6: slope of dense on sparse effects"] == "0.75 (0.50 to 1.00; 2 tasks)"
     assert rows["tasks where class means or leading directions bring more"] == "2 of 2"
+
+
+def test_a_copy_of_a_gpt2_gives_its_logits_at_density_1_until_abs_topk_is_on(
+    tmp_path: Path, tiny_gpt2: Callable[..., GPT2LMHeadModel], tokens: torch.Tensor
+) -> None:
+    example = from_dense_example()
+    gpt2 = tiny_gpt2()
+    sparse = example.copied(DenseStack(gpt2))
+    torch.testing.assert_close(sparse(tokens).logits, gpt2(tokens).logits, atol=1e-4, rtol=1e-4)
+    assert all(h.mean(-1).abs().max() < 1e-5 for h in residual_sites(sparse, sparse.walk(tokens)))
+    sparse.config.topk_fraction = 0.5
+    assert (sparse(tokens).logits - gpt2(tokens).logits).abs().max() > 1e-2
+    with pytest.raises(UserError, match="only a GPT-2"):
+        example.copied(DenseStack(tiny_gpt2(activation_function="relu")))
+
+
+def test_the_bridges_of_a_copy_start_as_identities_and_anneal_with_its_density(
+    corpus_folder: Path, tmp_path: Path, tiny_gpt2: Callable[..., GPT2LMHeadModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    example = from_dense_example()
+    data = Corpus.load(corpus_folder)
+    gpt2 = tiny_gpt2(vocab_size=data.vocab_size)
+    gpt2.save_pretrained(tmp_path / "dense")
+    data.tokenizer.save_pretrained(tmp_path / "dense")
+    dense = DenseStack(gpt2)
+    train = example.TRAIN.model_copy(update={"steps": 4, "batch_size": 4, "density": 0.2})
+    objective = example.objective_of("copy", example.config_of(dense), dense, BridgeText.of(data, 4), train)
+    batch = torch.from_numpy(data.train[:4].astype(int))
+    objective.bridge.k = objective.bridge.d_sparse
+    with torch.no_grad():
+        whole = objective(batch, draw=0)
+    assert all(whole[kind] < 1e-5 for kind in ("kl", "dense_to_sparse", "sparse_to_dense"))
+    objective(batch, draw=3)
+    assert (objective.sparse.config.topk_fraction, objective.bridge.k) == (0.25, 5)
+    for name, value in (("DENSE", tmp_path / "dense"), ("TRAIN", train), ("RATES", (0.01,)), ("DENSITIES", (0.5, 0.2))):
+        monkeypatch.setattr(example, name, value)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "corpus").symlink_to(corpus_folder)
+    result = example.run(tmp_path / "out")
+    assert [run["start"] for run in result["runs"]] == ["copy", "copy", "random", "random", "random"]
+    copy, wider = result["runs"][0], result["runs"][-1]
+    assert wider["nonzero"] == pytest.approx(copy["nonzero"], rel=0.2)
+    assert f"| {copy['kl']:.3f} |" in example.table(result)
+    monkeypatch.setattr(example, "train_bridge", None)  # done runs are read
+    assert example.run(tmp_path / "out") == result
+    monkeypatch.setattr(example, "TRAIN", train.model_copy(update={"steps": 5}))
+    with pytest.raises(UserError, match="other settings"):
+        example.run(tmp_path / "out")
+
+
+def from_dense_example() -> ModuleType:
+    """The example that starts from the dense model's weights."""
+    spec = importlib.util.spec_from_file_location("from_dense", EXAMPLES / "from_dense.py")
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    return example

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import prune_attribution, prune_seeds, prune_signals
+from benchmarks import prune_attribution, prune_seeds, prune_signals, validate_cost
 from benchmarks.by_task import geometric_mean, records
 from sparse_model.studies.page import publish
 
@@ -81,3 +81,14 @@ def test_every_benchmark_is_type_checked() -> None:
     root = Path(__file__).parents[1]
     checked = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["tool"]["mypy"]["modules"]
     assert {name.split(".")[-1] for name in checked} == {path.stem for path in (root / "benchmarks").glob("*.py")}
+
+
+def test_the_cost_of_validation_names_the_slowest_task_and_the_limits() -> None:
+    found = [
+        {"task": "a", "seconds": 30.2, "gigabytes": 2.5},
+        {"task": "b", "seconds": 95.0, "gigabytes": 1.0},
+        {"task": "c", "seconds": 40.0, "gigabytes": 1.5},
+    ]
+    assert validate_cost.text(found) == (
+        "`edit validate`, 3 tasks: 40 s in the median, at most 95 s (b; 90 s wanted) and 2.5 GB (4 GB wanted)."
+    )

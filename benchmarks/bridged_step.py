@@ -23,6 +23,7 @@ from unittest import mock
 
 import torch
 import torch.nn.functional as F
+from abs_topk import topk_and_scatter
 from projection import project_straightforwardly
 from timing import interleave, machine, milliseconds, ratio
 from torch import Tensor, nn
@@ -128,12 +129,6 @@ class StraightforwardStep(Step):
                 decoded = dense_walk.sublayer(i, decoded)
             loss = loss + kl(walk.unembed(encoded)) + kl(dense_walk.unembed(decoded))
         return loss
-
-
-def topk_and_scatter(x: Tensor, k: int) -> Tensor:
-    """AbsTopK as most would write it."""
-    kept = x.abs().topk(k, dim=-1, sorted=False).indices
-    return torch.zeros_like(x).scatter(-1, kept, x.gather(-1, kept))
 
 
 class Recording(TorchDispatchMode):

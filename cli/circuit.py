@@ -1,5 +1,6 @@
 """`sparsebridge circuit`: prune a circuit out of a sparse model, tune the pruner, evaluate a circuit, show it."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +28,8 @@ PairsOption = Annotated[
     int, typer.Option("--evaluate-pairs", min=2, help="pairs to decide on, and held-out pairs to report on")
 ]
 
+GUESSING = math.log(2)
+"""The binary loss of a model that does not know which of two answers is right, in nats."""
 UNKNOWN_PAIRS = 64
 """Held-out pairs where a circuit does not say how many it was reported on."""
 
@@ -76,6 +79,13 @@ def prune(
         sparse, reference_blocks(tokenizer, "train", blocks, sparse.config.block_size, corpus), prune.ablation
     )
     circuit = find_circuit(sparse, splits.train, splits.validation, values, prune)
+    if not circuit.nodes:
+        if prune.target_loss >= GUESSING:
+            raise UserError(
+                f"--target-loss {prune.target_loss:g}: guessing reaches it ({GUESSING:.3f}), so the circuit would hold nothing; "
+                "lower it"
+            )
+        say("the circuit keeps no node: the embedding of the last token alone reaches the target loss")
     evaluation = evaluate_circuit(sparse, circuit, splits.held_out, seed=prune.seed).to_json()
     circuit = replace(
         circuit,

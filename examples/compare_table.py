@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from cli.output import interval
 from sparse_model.studies.page import publish
 from sparse_model.tasks import TASKS
 
@@ -22,17 +23,17 @@ def text(report: dict[str, Any]) -> str:
     models = report["models"]
     main = next(row for row in report["rows"] if row["target"] == report["at"])
     whole = models["dense"]["edges"] / models["sparse"]["edges"]
-    ratio, tasks = _interval(main["ratio"], 1), len(main["tasks"])
+    ratio, tasks = interval(main["ratio"], 1), len(main["tasks"])
     lines = [
         f"At a task loss of {report['at']:g} the dense model's circuits have **{ratio} times** the edges of",
         f"the sparse model's (geometric mean over {tasks} of the {len(TASKS)} tasks, 95 % bootstrap interval over tasks;",
         f"published: about 16 at its scale). The two whole models differ by {whole:.2f} times.",
     ]
     if main["ratio_needed"]:
-        means = " against ".join(f"{_interval(main['edges_needed'][name], 0)} {name}" for name in reversed(MODELS))
+        means = " against ".join(f"{interval(main['edges_needed'][name], 0)} {name}" for name in reversed(MODELS))
         lines += [
             "With edge masks learned on top, which drop weights between kept nodes that the task does not need, it is",
-            f"{_interval(main['ratio_needed'], 1)} times ({means}).",
+            f"{interval(main['ratio_needed'], 1)} times ({means}).",
         ]
     losses = main["held_out_loss"]
     lines += [
@@ -48,16 +49,14 @@ def text(report: dict[str, Any]) -> str:
         "| edges of the whole model | " + " | ".join(f"{models[name]['edges']:,}" for name in MODELS) + " | |",
     ]
     for source in models["difference"]:
-        cells = [_interval(models[name]["cross_entropy"][source], 3) for name in MODELS]
-        lines.append(
-            f"| cross-entropy, {source} | {' | '.join(cells)} | {_interval(models['difference'][source], 3)} |"
-        )
+        cells = [interval(models[name]["cross_entropy"][source], 3) for name in MODELS]
+        lines.append(f"| cross-entropy, {source} | {' | '.join(cells)} | {interval(models['difference'][source], 3)} |")
     lines += ["", "| task loss | tasks | edges sparse | edges dense | dense / sparse |", "|---|---|---|---|---|"]
     for row in report["rows"]:
         if row["ratio"]:
-            cells = [_interval(row["edges"][name], 0) for name in MODELS]
+            cells = [interval(row["edges"][name], 0) for name in MODELS]
             lines.append(
-                f"| {row['target']:g} | {len(row['tasks'])} | {' | '.join(cells)} | {_interval(row['ratio'], 2)} |"
+                f"| {row['target']:g} | {len(row['tasks'])} | {' | '.join(cells)} | {interval(row['ratio'], 2)} |"
             )
     lines += [
         "",
@@ -73,10 +72,6 @@ def text(report: dict[str, Any]) -> str:
     if main["missing"]:
         lines += ["", f"Without a circuit in one of the models: {', '.join(main['missing'])}."]
     return "\n".join(lines)
-
-
-def _interval(found: dict[str, float], digits: int) -> str:
-    return f"{found['value']:.{digits}f} [{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
 
 
 def main() -> None:

@@ -44,11 +44,11 @@ from sparse_model.transformer.sparse_config import SparseConfig
 Start = Literal["copy", "random"]
 DENSE = Path(__file__).resolve().parents[1] / "cli" / "bundled" / "dense"
 DENSITIES = (0.5, 0.25, 0.1, 0.05)
-RATES = (0.003, 0.01, 0.03)
-WIDER = 2
-"""Times the width, in the run with as many nonzeros as the lowest density leaves."""
+RATES = (0.003, 0.01)
+WIDER, LONGER = 2, 4
+"""Times the width, in a run with as many nonzeros as the lowest density leaves; times the steps, in two more at that density."""
 TRAIN = TrainConfig(
-    steps=240, batch_size=8, gradient_rms="normalise", anneal_shape="exponential", checkpoint_every=50, keep_checkpoints=1,
+    steps=150, batch_size=8, gradient_rms="normalise", anneal_shape="exponential", checkpoint_every=50, keep_checkpoints=1,
     evaluate_every=0, diagnose_every=0, log_to="none",
 )  # fmt: skip
 BRIDGE = BridgeConfig(crossings=1)
@@ -212,59 +212,61 @@ def run(out: Path) -> dict[str, Any]:
     data = Corpus.load(place) if place.exists() else build_corpus(corpus_config, place)
     config, runs = config_of(dense), []
 
-    def one(name: str, start: Start, shape: SparseConfig, lr: float, density: float) -> dict[str, Any]:
-        train = TRAIN.model_copy(update={"lr": lr, "density": density})
+    def one(
+        name: str, start: Start, shape: SparseConfig, lr: float, density: float, steps: int = TRAIN.steps
+    ) -> dict[str, Any]:
+        train = TRAIN.model_copy(update={"lr": lr, "density": density, "steps": steps})
         runs.append(run_one(name, start, shape, train, dense, tokenizer, data, out))
         return runs[-1]
 
     lowest = min(DENSITIES)
-    for start in ("copy", "random"):
+    starts: tuple[Start, ...] = ("copy", "random")
+    rate = {}
+    for start in starts:
         tried = [one(f"{start}-{lowest:g}-lr{lr:g}", start, config, lr, lowest) for lr in RATES]
-        best = min(tried, key=lambda found: found["kl"])
+        rate[start] = min(tried, key=lambda found: float(found["kl"]))["lr"]
         for density in DENSITIES:
             if density != lowest:
-                one(f"{start}-{density:g}-lr{best['lr']:g}", start, config, best["lr"], density)
+                one(f"{start}-{density:g}", start, config, rate[start], density)
     wider = config_of(dense, d_model=WIDER * config.d_model, n_head=WIDER * config.n_head, d_mlp=WIDER * config.d_mlp)
     sizes = [sum(t.parameter.numel() for t in sparse_tensors(SparseTransformer(c))) for c in (config, wider)]
-    one(f"wider-lr{best['lr']:g}", "random", wider, best["lr"], lowest * sizes[0] / sizes[1])
+    one("wider", "random", wider, rate["random"], lowest * sizes[0] / sizes[1])
+    for start in starts:
+        one(f"{start}-{lowest:g}-longer", start, config, rate[start], lowest, LONGER * TRAIN.steps)
     result = {"runs": runs}
     write_json(out / "result.json", result)
     return result
 
 
 def table(result: dict[str, Any]) -> str:
-    """One line per density and start at the rate that was best there, then what the rates gave."""
+    """One line per start, width, density and length at the rate that was best there, then what the rates gave."""
     runs = result["runs"]
-    lines = [
-        "| start | width | density | nonzeros | KL(dense ‖ sparse) | tinypython | stdlib | mean KL of one crossing |",
-        "|---" * 8 + "|",
-    ]
-    best = {}
+    best: dict[tuple[Any, ...], dict[str, Any]] = {}
     for found in runs:
-        key = found["start"], found["width"], found["density"]
+        key = (found["tokens"], found["width"], -found["density"], found["start"])
         if key not in best or found["kl"] < best[key]["kl"]:
             best[key] = found
-    for found in sorted(best.values(), key=lambda f: (f["width"], -f["density"], f["start"])):
-        sources = [
-            f"{found['kl_by_source'][s]['value']:.3f}" if s in found["kl_by_source"] else "–"
-            for s in ("tinypython", "stdlib")
-        ]
+    sources = list(runs[0]["kl_by_source"])
+    lines = [
+        f"| start | tokens | width | density | nonzeros | KL(dense ‖ sparse) | {' | '.join(sources)} | KL of a crossing |",
+        "|---" * (7 + len(sources)) + "|",
+    ]
+    for _, found in sorted(best.items()):
         cells = [
-            found["start"], str(found["width"]), f"{found['density']:.2%}", f"{found['nonzero']:,}", f"{found['kl']:.3f}",
-            *sources, f"{found['kl_crossing']:.3f}",
+            found["start"], f"{found['tokens']:,}", str(found["width"]), f"{found['density']:.2%}", f"{found['nonzero']:,}",
+            f"{found['kl']:.3f}", *(f"{found['kl_by_source'][source]['value']:.3f}" for source in sources),
+            f"{found['kl_crossing']:.3f}",
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
-    lowest = min(f["density"] for f in runs if f["width"] == min(r["width"] for r in runs))
-    rates = [
-        f"{start} "
-        + ", ".join(f"{f['kl']:.3f} at {f['lr']:g}" for f in runs if (f["start"], f["density"]) == (start, lowest))
-        for start in ("copy", "random")
-    ]
-    seconds = sum(f["seconds"] for f in runs)
+    tried: dict[tuple[str, float], list[str]] = {}
+    for found in runs[: 2 * (len(RATES) + len(DENSITIES) - 1)]:
+        tried.setdefault((found["start"], found["density"]), []).append(f"{found['kl']:.3f} at {found['lr']:g}")
+    rates = "; ".join(f"{start} {', '.join(given)}" for (start, _), given in tried.items() if len(given) > 1)
+    minutes = sum(found["seconds"] for found in runs) / 60
     lines += [
         "",
-        f"Nats per token on held-out text, one seed, {runs[0]['tokens']:,} tokens each; {seconds / 60:.0f} processor minutes in "
-        f"all. KL at a density of {lowest:.0%} by learning rate: {'; '.join(rates)}.",
+        "Nats per token on held-out text, sources weighted as in training; a crossing is the mean over sites and both "
+        f"directions. One seed, {minutes:.0f} processor minutes in all. By learning rate at the lowest density: {rates}.",
     ]
     return "\n".join(lines)
 

@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from cli.output import interval
 from foundation.errors import UserError
 from sparse_model.studies.page import publish
 
@@ -108,7 +109,7 @@ def bridge(found: dict[str, Any], metrics: list[dict[str, float]]) -> list[str]:
     ]
     for name, figures in found["evaluation"].items():
         keys = ("ce_dense", "ce_sparse", "kl_dense_sparse", "kl_unigram")
-        lines.append("  | " + " | ".join([name, *(_interval(figures[key]) for key in keys)]) + " |")
+        lines.append("  | " + " | ".join([name, *(interval(figures[key]) for key in keys)]) + " |")
     lines += [
         "",
         "  | text | dense site | NMSE of the encoder (of the mean 1) | of the decoder |",
@@ -134,7 +135,7 @@ def tasks(found: dict[str, Any]) -> list[str]:
     figures = found["tasks"][best]
     return [
         f"- **The tasks.** Of {len(found['tasks'])} tasks checked, the sparse model has its lowest task loss on `{best}`: "
-        f"{_interval(figures['task_loss'])}, accuracy {_interval(figures['accuracy'])} (guessing 0.693 and 0.5)."
+        f"{interval(figures['task_loss'])}, accuracy {interval(figures['accuracy'])} (guessing 0.693 and 0.5)."
     ]
 
 
@@ -158,10 +159,6 @@ def edit(found: dict[str, Any]) -> list[str]:
 
 def _passed(found: dict[str, Any]) -> str:
     return "passed" if found["passed"] else "failed"
-
-
-def _interval(found: dict[str, float]) -> str:
-    return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
 
 
 def _metrics(folder: Path) -> list[dict[str, float]]:

@@ -273,9 +273,11 @@ def test_the_bridges_of_a_copy_start_as_identities_and_anneal_with_its_density(
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "corpus").symlink_to(corpus_folder)
     result = example.run(tmp_path / "out")
-    assert [run["start"] for run in result["runs"]] == ["copy", "copy", "random", "random", "random"]
-    copy, wider = result["runs"][0], result["runs"][-1]
+    starts = [run["start"] for run in result["runs"]]
+    assert starts == ["copy", "copy", "random", "random", "random", "copy", "random"]
+    copy, wider, longer = result["runs"][0], result["runs"][4], result["runs"][5]
     assert wider["nonzero"] == pytest.approx(copy["nonzero"], rel=0.2)
+    assert longer["tokens"] == 4 * copy["tokens"]
     assert f"| {copy['kl']:.3f} |" in example.table(result)
     monkeypatch.setattr(example, "train_bridge", None)  # done runs are read
     assert example.run(tmp_path / "out") == result

@@ -45,6 +45,14 @@ def test_prune_writes_a_circuit_that_reaches_its_target_on_the_deciding_pairs(bu
     assert circuit.pairs == {"seed": 3, "train": 16, "validation": 8, "held_out": 8}
 
 
+def test_a_target_that_guessing_reaches_is_refused_instead_of_an_empty_circuit(cli: Callable, tmp_path: Path) -> None:
+    sizes = ("--pairs", "16", "--evaluate-pairs", "4", "--blocks", "2", "--steps", "2", "--out", tmp_path / "c")
+    ran = cli("circuit", "prune", BRIDGE, "--task", "for_while", *sizes, "--target-loss", "0.7")
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert "guessing reaches it (0.693)" in ran.err
+    assert not (tmp_path / "c").exists()
+
+
 @pytest.mark.usefixtures("short_adversary")
 def test_evaluate_prints_sufficiency_and_necessity_beside_their_controls(cli: Callable, bundled_circuit: Path) -> None:
     sizes = ("--evaluate-pairs", "4", "--draws", "2", "--quick")

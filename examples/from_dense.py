@@ -45,14 +45,16 @@ Start = Literal["copy", "random"]
 DENSE = Path(__file__).resolve().parents[1] / "cli" / "bundled" / "dense"
 DENSITIES = (0.5, 0.25, 0.1, 0.05)
 RATES = (0.003, 0.01)
-WIDER, LONGER = 2, 4
+WIDER, LONGER = 2, 3
 """Times the width, in a run with as many nonzeros as the lowest density leaves; times the steps, in two more at that density."""
 TRAIN = TrainConfig(
-    steps=150, batch_size=8, gradient_rms="normalise", anneal_shape="exponential", checkpoint_every=50, keep_checkpoints=1,
+    steps=100, batch_size=4, gradient_rms="normalise", anneal_shape="exponential", checkpoint_every=50, keep_checkpoints=1,
     evaluate_every=0, diagnose_every=0, log_to="none",
 )  # fmt: skip
 BRIDGE = BridgeConfig(crossings=1)
 CORPUS = CorpusConfig(train_tokens=400_000, evaluation_tokens=10_000)
+EVALUATED = 16
+"""Held-out blocks per source."""
 TOPK = 0.25
 """Fraction of channels AbsTopK keeps in the end."""
 
@@ -173,7 +175,7 @@ def run_one(
     Raises:
         UserError: the folder holds a run with other settings.
     """
-    folder, text = out / name, BridgeText.of(data, 64)
+    folder, text = out / name, BridgeText.of(data, EVALUATED)
     settings = {"start": start, "width": config.d_model, "train": train.identity(), "bridge": BRIDGE.to_json()}
     if (folder / "outcome.json").is_file():
         found = read_json(folder, "outcome.json", "experiment", ("settings",))

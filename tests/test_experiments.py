@@ -277,7 +277,7 @@ def test_the_bridges_of_a_copy_start_as_identities_and_anneal_with_its_density(
     assert starts == ["copy", "copy", "random", "random", "random", "copy", "random"]
     copy, wider, longer = result["runs"][0], result["runs"][4], result["runs"][5]
     assert wider["nonzero"] == pytest.approx(copy["nonzero"], rel=0.2)
-    assert longer["tokens"] == 4 * copy["tokens"]
+    assert longer["tokens"] == 3 * copy["tokens"]
     assert f"| {copy['kl']:.3f} |" in example.table(result)
     monkeypatch.setattr(example, "train_bridge", None)  # done runs are read
     assert example.run(tmp_path / "out") == result

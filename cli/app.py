@@ -7,8 +7,6 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from cli.replacing import check_inputs_kept
-
 GENERAL = "General"
 """The section of options that mean the same in every command."""
 UsageError: type[Any] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
@@ -28,7 +26,10 @@ class Command(TyperCommand):
         Raises:
             UserError: with `--overwrite`, an input would be lost.
         """
-        check_inputs_kept(ctx.params)
+        if ctx.params.get("overwrite"):  # loaded here, for most starts need it as little as `--help` does
+            from cli.replacing import check_inputs_kept
+
+            check_inputs_kept(ctx.params)
         return super().invoke(ctx)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:

@@ -13,7 +13,6 @@ import typer
 
 from cli.app import App, Group
 from foundation.errors import StoppedEarly, UserError
-from foundation.text import one_line
 
 COMMANDS = {
     "demo": "The main job on the bundled model, offline: circuit, edit, verdict, report.",
@@ -108,6 +107,8 @@ def run(arguments: list[str]) -> int:
 
 
 def _fail(message: str, code: int) -> int:
+    from foundation.text import one_line
+
     sys.stderr.write(f"sparsebridge: {one_line(message)}\n")
     return code
 

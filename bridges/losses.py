@@ -13,7 +13,8 @@ def nmse(prediction: Float[Tensor, "B T W"], target: Float[Tensor, "B T W"]) -> 
 
     The denominator is detached; detach the target yourself where it must not learn.
     """
-    spread = target.detach().var((0, 1), correction=0).mean()
+    target_mean = target.detach().mean((0, 1)).expand_as(target)
+    spread = F.mse_loss(target.detach(), target_mean)  # `var` over the leading axes takes three times as long on a CPU
     return F.mse_loss(prediction, target) / spread.clamp(min=1e-12 / target.shape[-1])
 
 

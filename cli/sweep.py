@@ -42,20 +42,25 @@ def sweep(
 
     Example: sparsebridge sparse sweep --corpus runs/corpus --out runs/sweep --width 64 --width 256 --task for_while
     """
-    from bridges.reports.figures.canvas import style
+    from bridges.reports.figures.canvas import style, to_bytes
     from bridges.reports.figures.size_against_loss import size_against_loss
     from foundation.artefacts import write_json
+    from foundation.writing import replace_files, written
     from sparse_model.corpus.corpus import Corpus
     from sparse_model.studies.sweep import run_sweep, sweep_points
 
     data = Corpus.load(corpus)
     points = sweep_points(sparse, train, data.vocab_size, data.block_length, nonzeros, width, density_at or ())
     result = run_sweep(points, task, data, out, prune, check_device(device))
-    write_json(out / f"{FIGURE}.json", result)
     figure = size_against_loss(result)
     with style():
-        for kind in ("svg", "png"):
-            figure.savefig(out / f"{FIGURE}.{kind}", dpi=150, facecolor="white")
+        drawn = {
+            out / f"{FIGURE}.svg": to_bytes(figure, "svg", dpi=150),
+            out / f"{FIGURE}.png": to_bytes(figure, "png", dpi=150),
+        }
+    with written(out):
+        write_json(out / f"{FIGURE}.json", result)
+        replace_files(drawn)
     say(f"sweep written to {out}")
     if as_json:
         print_json(result)

@@ -66,12 +66,13 @@ def new(file: Annotated[Path, typer.Argument(help="the .jsonl file to write", sh
     Example: sparsebridge task new pairs.jsonl
     """
     from foundation.errors import UserError
+    from foundation.writing import write_file
 
     if file.suffix != ".jsonl":
         raise UserError(f"{file}: a task is a .jsonl file; end its name so")
     if file.exists():
         raise UserError(f"{file}: already exists; choose another name")
-    file.write_text("".join(json.dumps(pair) + "\n" for pair in STARTER), encoding="utf-8")
+    write_file(file, "".join(json.dumps(pair) + "\n" for pair in STARTER))
     say(
         f"{file}: one JSON object a line. The prompts of a pair differ in what decides, have equally many tokens, and call for "
         "two answers of one token each (mind the space in front). 100 lines are a start; template and split are optional"

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from foundation.errors import UserError
@@ -90,12 +90,24 @@ def replace_text(path: Path, text: str) -> None:
     Raises:
         OSError: it cannot be written; the old one is untouched.
     """
-    temporary = _temporary(path)
+    replace_files({path: text.encode("utf-8")})
+
+
+def replace_files(files: Mapping[Path, bytes]) -> None:
+    """Write files that belong together, whatever they held before: all are on the disk before one takes its name.
+
+    Raises:
+        OSError: one cannot be written; the old ones are untouched.
+    """
+    temporaries = {path: _temporary(path) for path in files}
     try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
+        for path, temporary in temporaries.items():
+            temporary.write_bytes(files[path])
+        for path, temporary in temporaries.items():
+            os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        for temporary in temporaries.values():
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,9 @@ from bridges.reports.page import render_artefact, render_page, write_report
 from bridges.validation.validate import validate_circuit
 from bridges.validation.verdict import reason_of, word_of
 from foundation.errors import UserError
+from foundation.kinds import PAGE
 from foundation.verdicts import Gate, Word
+from foundation.writing import write_file
 from sparse_model.circuits.prune_config import PruneConfig
 from sparse_model.tasks.task import Task
 from sparsebridge.bridged import BridgedModel
@@ -126,7 +128,7 @@ def report(
         path: an `.html` file; for a verdict also a folder, which then holds `report.json` beside the page.
 
     Raises:
-        UserError: the path exists and `overwrite` is false, or its folder does not.
+        UserError: the path exists and `overwrite` is false or it is no page of this program, or its folder does not.
     """
     path = Path(path)
     if isinstance(what, TaskExplanation):
@@ -142,5 +144,5 @@ def report(
         page = render_page(what.to_report())
     else:
         page = what.board() if isinstance(what, TaskCircuit) else render_artefact(Path(what))
-    path.write_text(page, encoding="utf-8")
+    write_file(path, page, overwrite, PAGE)
     return path

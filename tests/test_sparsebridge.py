@@ -146,6 +146,11 @@ def test_reports_are_written_once_unless_told_otherwise(circuit: sb.TaskCircuit,
         sb.report(circuit, page)
     with pytest.raises(sb.UserError, match=r"\.html file"):
         sb.report(circuit, tmp_path / "circuit.pdf")
+    (tmp_path / "mine.html").write_text("<html>mine")
+    with pytest.raises(sb.UserError, match="no artefact of this program"):
+        sb.report(circuit, tmp_path / "mine.html", overwrite=True)
+    assert (tmp_path / "mine.html").read_text() == "<html>mine"
+    assert sb.report(circuit, page, overwrite=True) == page
 
 
 def test_rows_of_ones_own_are_a_task_and_a_bad_row_is_named() -> None:

@@ -11,6 +11,7 @@ from bridges.pairing import Pairing
 from bridges.validation.placebo import KINDS, PLACEBOS, PLANTED, Suite, rate_bound
 from foundation.errors import UserError
 from foundation.verdicts import WORDS
+from foundation.writing import replace_text
 from sparse_model.circuits.circuit import Circuit
 
 
@@ -54,6 +55,7 @@ def run_trials(
     """
     trials.check()
     done = read_trials(out)
+    _drop_cut_line(out, done)
     for number, (task, circuit) in enumerate(circuits):
         other = circuits[(number + 1) % len(circuits)][1] if len(circuits) > 1 else None
         wanted = [name for name in trials.kinds if (circuit.task, name, trials.seed) not in done]
@@ -92,6 +94,12 @@ def read_trials(path: Path) -> dict[tuple[str, str, int], dict[str, Any]]:
                 break
             raise UserError(f"{path}: line {number + 1} is no verdict of this command; choose another --out") from None
     return found
+
+
+def _drop_cut_line(path: Path, done: Mapping[tuple[str, str, int], dict[str, Any]]) -> None:
+    """Rewrite a file whose last line a kill or a full disk cut off, so that the next line does not continue it."""
+    if path.is_file() and not path.read_text("utf-8").endswith("\n"):
+        replace_text(path, "".join(json.dumps(trial) + "\n" for trial in done.values()))
 
 
 def summarise(trials: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

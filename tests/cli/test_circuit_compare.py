@@ -13,6 +13,7 @@ from cli.circuit_compare import BUNDLED
 from cli.main import run
 from foundation.fingerprints import model_fingerprint
 from sparse_model.transformer.model import SparseTransformer
+from tests.small_disk import full, mounted
 
 from .conftest import TINY
 
@@ -67,6 +68,30 @@ def test_a_comparison_counts_edges_draws_them_and_does_not_repeat_what_is_done(
     ran = cli(*command, "--task", own_task, "--seed", "1")
     assert (ran.code, ran.err.count("\n")) == (2, 1)
     assert "other models or settings" in ran.err
+
+
+def test_a_full_disk_breaks_no_rerun_and_keeps_the_old_comparison_whole(
+    cli: Callable, sparse_folder: Path, dense_folder: Path, own_task: Path, tmp_path: Path
+) -> None:
+    with mounted(tmp_path / "small", "2m") as disk:
+        out = disk / "compare"
+        command = ("circuit", "compare", "--sparse", sparse_folder, "--dense", dense_folder, "--out", out, *QUICK)
+        command = (*command, "--task", own_task)
+        with full(disk):
+            ran = cli(*command)
+            assert (ran.code, ran.err.count("\n")) == (2, 1), ran.err
+            assert "No space left" in ran.err
+            assert not list(disk.rglob("*.json"))
+        assert cli(*command).code == 0
+        old = {path.name: path.read_bytes() for path in out.iterdir()}
+        assert {"comparison.json", "comparison.svg", "comparison.png", "identity.json"} <= set(old)
+        with full(disk):
+            ran = cli(*command)
+            assert (ran.code, ran.err.count("\n")) == (2, 1), ran.err
+            assert "No space left" in ran.err
+            assert {path.name: path.read_bytes() for path in out.iterdir()} == old
+        assert cli(*command).code == 0
+        assert {path.name for path in out.iterdir()} == set(old)
 
 
 def test_models_of_different_tokens_and_targets_out_of_reach_are_refused(

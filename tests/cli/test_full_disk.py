@@ -4,13 +4,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from bridges.edits.mapping import map_nodes
 from bridges.edits.paired import make_paired, save_paired
 from bridges.pairing import load_pairing
 from cli.demo import BUNDLED
-from sparse_model.transformer.nodes import Node
-from tests.small_disk import mounted
+from foundation.fingerprints import model_fingerprint
+from foundation.kinds import PAGE_MARK
+from sparse_model.circuits.circuit import Circuit
+from sparse_model.transformer.nodes import Node, node_locations
+from tests.small_disk import full, mounted
 
 BRIDGE, DENSE = BUNDLED / "bridge", BUNDLED / "dense"
 
@@ -58,3 +62,69 @@ def test_a_model_that_does_not_fit_the_disk_is_one_line_and_what_was_there_stays
     left = {str(path.relative_to(out)): path.read_text() for path in out.rglob("*")} if out.exists() else {}
     assert left == (kept if overwrite else {})
     assert [path.name for path in small_disk.iterdir()] == (["out"] if overwrite else [])
+
+
+def test_a_corpus_that_fills_the_disk_while_it_is_written_is_one_line_and_the_old_one_stays(
+    cli: Callable, tmp_path: Path
+) -> None:
+    (tmp_path / "text").mkdir()
+    for number in range(12):
+        (tmp_path / "text" / f"{number}.txt").write_text(f"{number} " + "x y z " * 40_000)
+    with mounted(tmp_path / "small", "1600k") as disk:
+        words = ["corpus", "build", "--tokenizer", DENSE, "--block-length", "16", "--out", disk / "out", "--source"]
+        small = ["--train-tokens", "2000", "--evaluation-tokens", "64"]
+        assert cli(*words, tmp_path / "text", *small).code == 0
+        old = {path: path.read_bytes() for path in disk.rglob("*") if path.is_file()}
+        large = [
+            "--train-tokens",
+            "2000",
+            "--evaluation-tokens",
+            "900000",
+        ]  # room is looked for in training tokens alone
+        ran = cli(*words, tmp_path / "text", *large, "--overwrite")
+        assert (ran.code, ran.err.count("\n")) == (2, 1), ran.err
+        assert "No space left" in ran.err
+        assert {path: path.read_bytes() for path in disk.rglob("*") if path.is_file()} == old
+        ran = cli(*words, tmp_path / "text", "--train-tokens", "9000000", "--overwrite")
+        assert (ran.code, ran.err.count("\n")) == (2, 1), ran.err
+        assert "MB free" in ran.err
+        assert {path: path.read_bytes() for path in disk.rglob("*") if path.is_file()} == old
+
+
+@pytest.mark.parametrize("ending", ["html", "svg"])
+def test_a_drawing_that_does_not_fit_the_disk_is_one_line_and_the_old_one_stays(
+    ending: str, cli: Callable, tmp_path: Path
+) -> None:
+    sparse = load_pairing(BRIDGE, str(DENSE)).artefact.sparse
+    widths = node_locations(sparse.config)
+    keep = {name: torch.arange(width) < (2 if "0.mlp" in name else 0) for name, width in widths.items()}
+    values = {name: torch.zeros(width) for name, width in widths.items()}
+    Circuit("closing_quote", model_fingerprint(sparse), keep, values, "zero").save(tmp_path / "circuit")
+    with mounted(tmp_path / "small", "1m") as disk:
+        page = disk / f"drawn.{ending}"
+        words = [
+            "circuit",
+            "show",
+            tmp_path / "circuit",
+            "--model",
+            BRIDGE,
+            "--out",
+            page,
+            "--pairs",
+            "2",
+            "--blocks",
+            "2",
+        ]
+        old = {"html": f"<html>{PAGE_MARK}old", "svg": "<svg>old"}[ending]
+        for overwrite in (False, True):
+            if overwrite:
+                page.write_text(old)
+            with full(disk):
+                ran = cli(*words, *(["--overwrite"] if overwrite else []))
+                assert ran.code == 2, ran.err
+                assert "No space left" in ran.err.splitlines()[-1]
+                assert "Traceback" not in ran.err
+                assert [path.name for path in disk.iterdir()] == (["filler", page.name] if overwrite else ["filler"])
+        assert page.read_text() == old
+        assert cli(*words, "--overwrite").code == 0
+        assert page.read_text() != old

@@ -16,7 +16,7 @@ from foundation import exchange as renames
 from foundation.artefacts import write_json
 from foundation.errors import UserError
 from foundation.locks import LockedError, lock_file, owned
-from foundation.writing import SPARE_BYTES, UnwrittenError, atomic_folder, check_space, write_file
+from foundation.writing import SPARE_BYTES, UnwrittenError, atomic_folder, check_space, replace_files, write_file
 from tests.small_disk import mounted
 
 KILLS = 10
@@ -158,6 +158,17 @@ def test_a_disk_that_fills_up_while_writing_keeps_the_old_artefact(small_disk: P
     with pytest.raises(OSError, match="No space left"):
         write_json(small_disk / "state.json", {"a": "b" * (1 << 20)})
     assert sorted(path.name for path in small_disk.iterdir()) == ["out", "page.svg"]
+
+
+def test_files_that_belong_together_are_all_replaced_or_none(small_disk: Path) -> None:
+    small, large = small_disk / "a.json", small_disk / "b.png"
+    replace_files({small: b"old a", large: b"old b"})
+    with pytest.raises(OSError, match="No space left"):
+        replace_files({small: b"new a", large: bytes(2 << 20)})
+    assert (small.read_bytes(), large.read_bytes()) == (b"old a", b"old b")
+    replace_files({small: b"new a", large: b"new b"})
+    assert (small.read_bytes(), large.read_bytes()) == (b"new a", b"new b")
+    assert sorted(path.name for path in small_disk.iterdir()) == ["a.json", "b.png"]
 
 
 # --- two processes ----------------------------------------------------------------------------------------------------

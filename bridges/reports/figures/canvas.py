@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
+from typing import Literal
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -63,6 +64,14 @@ def quiet_grid(axes: Axes) -> None:
     """Hairlines at the ticks of the y axis."""
     axes.grid(axis="y", color=RULE, linewidth=0.6)
     axes.set_axisbelow(True)
+
+
+def to_bytes(figure: Figure, kind: Literal["svg", "png"], dpi: int = 144) -> bytes:
+    """A file of the figure on white, without the date and the name of what drew it."""
+    buffer = io.BytesIO()
+    metadata = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
+    figure.savefig(buffer, format=kind, dpi=dpi, facecolor="white", metadata=metadata)
+    return buffer.getvalue()
 
 
 def to_svg(figure: Figure, name: str, label: str) -> str:

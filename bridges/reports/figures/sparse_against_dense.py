@@ -8,7 +8,8 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
-from bridges.reports.figures.canvas import BACKWARD, FAINT, FORWARD, make_figure, quiet_grid, style, to_svg
+from bridges.reports.figures.canvas import BACKWARD, FAINT, FORWARD, make_figure, quiet_grid, style, to_bytes, to_svg
+from foundation.writing import replace_files, written
 
 JSON, SVG, PNG = "comparison.json", "comparison.svg", "comparison.png"
 LOOKS = {"sparse": (FORWARD, "o"), "dense": (BACKWARD, "s")}
@@ -17,12 +18,18 @@ PUBLISHED_RATIO = 16
 
 
 def write_comparison(folder: Path, report: Mapping[str, Any]) -> None:
-    """Write a comparison (`cli.circuit_compare`) and its picture into an existing folder."""
-    (folder / JSON).write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    """Write a comparison (`cli.circuit_compare`) and its picture into an existing folder; an earlier one goes as a whole.
+
+    Raises:
+        UnwrittenError: the disk is full; what was there is untouched.
+    """
+    described = json.dumps(report, indent=1, allow_nan=False) + "\n"
     with style():
         figure = comparison_figure(report)
-        (folder / SVG).write_text(to_svg(figure, "comparison", comparison_label(report)) + "\n", encoding="utf-8")
-        figure.savefig(folder / PNG, dpi=144, facecolor="white", metadata={"Software": None})
+        drawn = to_svg(figure, "comparison", comparison_label(report)) + "\n"
+        picture = to_bytes(figure, "png")
+    with written(folder):
+        replace_files({folder / JSON: described.encode(), folder / SVG: drawn.encode(), folder / PNG: picture})
 
 
 def comparison_label(report: Mapping[str, Any]) -> str:

@@ -33,6 +33,7 @@ from foundation.artefacts import (
 from foundation.errors import UserError
 from foundation.fingerprints import model_fingerprint, tensors_fingerprint
 from foundation.tensors import Expected, check_tensors
+from foundation.tokenizers import tokenizer_of
 from foundation.versions import versions
 from sparse_model.transformer.model import SparseTransformer
 
@@ -139,7 +140,8 @@ def load_bridge(folder: Path, device: str = "cpu") -> BridgeArtefact:
         raise UserError(f"{folder / DESCRIPTION}: does not fit the sparse model beside it; the bridge is damaged")
     bridge = Bridge(alignment, record.d_sparse, record.d_dense, record.topk_fraction)
     bridge.load_state_dict(tensors)
-    tokenizer = AutoTokenizer.from_pretrained(folder / "sparse", trust_remote_code=False)
+    with tokenizer_of("bridge", folder / "sparse"):
+        tokenizer = AutoTokenizer.from_pretrained(folder / "sparse", trust_remote_code=False)
     for module in (bridge, sparse):
         module.to(device).eval().requires_grad_(False)
     return BridgeArtefact(bridge, sparse, tokenizer, description)

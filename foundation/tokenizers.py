@@ -10,8 +10,13 @@ document. How a library version writes the tokenizer down does not count.
 import hashlib
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from foundation.errors import UserError
+from foundation.text import one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -54,6 +59,22 @@ def load_faithful_tokenizer(name: str, gguf_file: str | None = None, trust_remot
         type(named).__name__,
     )
     return plain
+
+
+@contextmanager
+def tokenizer_of(kind: str, folder: Path) -> Iterator[None]:
+    """Whatever loading the tokenizer in an artefact's folder raises becomes one line.
+
+    Raises:
+        UserError: it does not load.
+    """
+    try:
+        yield
+    except Exception as error:  # for damaged files the libraries below raise every kind, also a bare Exception
+        reason = one_line(str(error))[:160] or type(error).__name__
+        raise UserError(
+            f"{folder}: its tokenizer does not load ({reason}); the {kind} is damaged, copy or make it again"
+        ) from None
 
 
 def behaviour_fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:

@@ -66,10 +66,17 @@ class Corpus:
 
     @cached_property
     def tokenizer(self) -> "PreTrainedTokenizerFast":
-        """The tokenizer, loaded on first use."""
+        """The tokenizer, loaded on first use.
+
+        Raises:
+            UserError: it is damaged.
+        """
         from transformers import PreTrainedTokenizerFast
 
-        return PreTrainedTokenizerFast.from_pretrained(self.folder / "tokenizer")
+        from foundation.tokenizers import tokenizer_of
+
+        with tokenizer_of("corpus", self.folder / "tokenizer"):
+            return PreTrainedTokenizerFast.from_pretrained(self.folder / "tokenizer")
 
     @cached_property
     def fingerprint(self) -> str:

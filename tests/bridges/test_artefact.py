@@ -53,7 +53,15 @@ def test_another_sparse_model_inside_is_refused(saved: tuple[Path, Any], tiny_sp
 
 
 @pytest.mark.parametrize(
-    "damage", ["tensors truncated", "tensors missing", "widths changed", "no description", "sparse missing"]
+    "damage",
+    [
+        "tensors truncated",
+        "tensors missing",
+        "widths changed",
+        "no description",
+        "sparse missing",
+        "tokenizer cut short",
+    ],
 )
 def test_a_damaged_bridge_is_refused_in_one_line(damage: str, saved: tuple[Path, Any]) -> None:
     folder, _ = saved
@@ -66,6 +74,8 @@ def test_a_damaged_bridge_is_refused_in_one_line(damage: str, saved: tuple[Path,
         description.write_text(json.dumps({**json.loads(description.read_text()), "d_dense": 21}))
     elif damage == "no description":
         description.unlink()
+    elif damage == "tokenizer cut short":
+        (folder / "sparse" / "tokenizer.json").write_text('{"model":')
     else:
         (folder / "sparse" / "model.safetensors").unlink()
     with pytest.raises(UserError) as caught:

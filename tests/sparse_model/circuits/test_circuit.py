@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from foundation.errors import UserError
 from sparse_model import SparseTransformer
@@ -138,6 +139,43 @@ def test_truncated_tensors_are_refused(circuit: Circuit, tmp_path: Path) -> None
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(UserError, match="truncated"):
         Circuit.load(tmp_path / "c")
+
+
+@pytest.mark.parametrize("described", [True, False], ids=["fingerprint", "made before there was one"])
+@pytest.mark.parametrize(
+    ("tensor", "change", "reason"),
+    [
+        ("value/0.attn.v", lambda t: t.index_fill(0, torch.tensor([1]), float("nan")), "NaN or infinity"),
+        ("value/0.attn.v", lambda t: t.index_fill(0, torch.tensor([1]), float("inf")), "NaN or infinity"),
+        ("value/0.attn.v", lambda t: t[0].clone(), r"is of shape \[\], not"),
+        ("value/0.attn.v", lambda t: t.long(), "not floating-point numbers"),
+        ("cut/0.mlp.post_act", lambda t: t.index_fill(0, torch.tensor([0]), -1), "holds -1, less than 0"),
+        ("cut/0.mlp.post_act", lambda t: t.index_fill(0, torch.tensor([0]), 10_000), "beyond its channels"),
+        ("cut/0.mlp.post_act", lambda t: t.float(), "not whole numbers"),
+    ],
+)
+def test_numbers_that_a_circuit_cannot_have_are_refused_in_one_line(
+    tensor: str,
+    change: Callable[[torch.Tensor], torch.Tensor],
+    reason: str,
+    described: bool,
+    circuit: Circuit,
+    tmp_path: Path,
+) -> None:
+    widths = {name: len(mask) for name, mask in circuit.keep.items()}
+    edges = {"0.mlp.post_act": torch.rand(widths["0.mlp.post_act"], widths["0.mlp.act_in"]) > 0.5}
+    dataclasses.replace(circuit, edges=edges).save(tmp_path / "c")
+    Circuit.load(tmp_path / "c")
+    description, path = tmp_path / "c" / "circuit.json", tmp_path / "c" / "circuit.safetensors"
+    if not described:
+        values = json.loads(description.read_text())
+        del values["tensors_fingerprint"]
+        description.write_text(json.dumps(values))
+    tensors = load_file(path)
+    save_file({**tensors, tensor: change(tensors[tensor])}, path)
+    with pytest.raises(UserError, match="NaN or infinity|other numbers" if described else reason) as refusal:
+        Circuit.load(tmp_path / "c")
+    assert "\n" not in str(refusal.value)
 
 
 def test_another_models_circuit_is_refused(circuit: Circuit, tiny_sparse: Callable[..., SparseTransformer]) -> None:

@@ -1,6 +1,9 @@
 """Building a corpus folder: packed blocks, the same every time, and refusals."""
 
 import json
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +12,7 @@ from pydantic import ValidationError
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from foundation.artefacts import file_fingerprint
 from foundation.errors import UserError
 from sparse_model.corpus.build import build_corpus
 from sparse_model.corpus.corpus import Corpus
@@ -149,3 +153,35 @@ def test_a_folder_that_is_no_corpus_or_is_damaged_is_refused(corpus: Corpus, tmp
     (tmp_path / "corpus.json").write_text((corpus.folder / "corpus.json").read_text())
     with pytest.raises(CorpusError, match="missing or damaged"):
         Corpus.load(tmp_path)
+
+
+def _pipe(folder: Path) -> None:
+    (folder / "train.npy").unlink()
+    os.mkfifo(folder / "train.npy")
+
+
+def _floats(folder: Path) -> None:
+    np.save(folder / "train.npy", np.load(folder / "train.npy").astype(np.float32))
+    described = json.loads((folder / "corpus.json").read_text())
+    described["files"]["train.npy"] = file_fingerprint(folder / "train.npy")
+    (folder / "corpus.json").write_text(json.dumps(described))
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (_pipe, "no regular file"),
+        (_floats, "holds float32, not token ids"),
+        (lambda folder: (folder / "train.npy").write_bytes(b""), "missing or damaged"),
+        (lambda folder: (folder / "tokenizer" / "tokenizer.json").write_text('{"model":'), "tokenizer does not load"),
+    ],
+    ids=["a pipe", "floats", "0 bytes", "tokenizer cut short"],
+)
+def test_a_damaged_file_of_a_corpus_is_refused_in_one_line_and_nothing_waits_for_it(
+    damage: Callable[[Path], object], reason: str, corpus: Corpus, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(corpus.folder, tmp_path / "copy"))
+    damage(folder)
+    with pytest.raises(UserError, match=reason) as refusal:
+        Corpus.load(folder).tokenizer  # noqa: B018 (loaded on first use)
+    assert "\n" not in str(refusal.value)

@@ -217,6 +217,26 @@ def test_a_truncated_checkpoint_is_passed_over_for_the_one_before_it(
     assert "going on after step 12 of 13" in told
 
 
+@pytest.mark.parametrize("step", ["1" + 30 * "0", "-1", "12", "13.0", "1e30", '"13"', "true", "null"])
+def test_a_checkpoint_of_a_step_it_cannot_be_of_is_passed_over_for_the_one_before_it(
+    step: str,
+    objective: Make,
+    blocks: np.ndarray,
+    tmp_path: Path,
+    uninterrupted: Weights,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    run(objective(), blocks, tmp_path)
+    state = tmp_path / "checkpoints" / "step-00000013" / "state.json"
+    text = state.read_text()
+    assert '"step": 13,' in text
+    state.write_text(text.replace('"step": 13,', f'"step": {step},'))
+    resumed = objective()
+    run(resumed, blocks, tmp_path)
+    assert_same_bits(weights(resumed), uninterrupted)
+    assert "going on after step 12 of 13" in capfd.readouterr().err
+
+
 def test_a_run_whose_checkpoints_are_all_damaged_is_refused_rather_than_begun_anew(
     objective: Make, blocks: np.ndarray, tmp_path: Path
 ) -> None:

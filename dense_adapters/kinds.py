@@ -37,7 +37,19 @@ def refuse_encoders(config: Any) -> None:
     made_for = config.architectures or []
     masked = any(name.endswith("ForMaskedLM") for name in made_for) and not getattr(config, "is_decoder", False)
     own_code = bool(getattr(config, "auto_map", None))
-    if masked or (config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not own_code):
+    if masked:
         raise AttachError(
-            f"{config.model_type!r} is no causal language model (an encoder?); attach a decoder-only one instead"
+            f"{config.model_type!r} is no causal language model but an encoder (made for {made_for[0]}); attach a decoder-only "
+            "one instead"
         )
+    if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or own_code:
+        return
+    causal = [name for name in made_for if name.endswith("ForCausalLM")]
+    if causal:
+        raise AttachError(
+            f"{config.model_type!r} is the text part of a larger model ({causal[0]}), which transformers loads by that class "
+            f"alone and not from a folder's configuration; in Python, give DenseStack the model that {causal[0]}"
+            ".from_pretrained loads, or attach another"
+        )
+    named = f"it was made for {made_for[0]}" if made_for else "it names no class (an encoder?)"
+    raise AttachError(f"{config.model_type!r} is no causal language model ({named}); attach a decoder-only one instead")

@@ -10,6 +10,7 @@ Code that a model brings along runs only where `trust_remote_code` is given; nob
 """
 
 import logging
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from dense_adapters.adapter import base_of, merged
+from dense_adapters.adapter import base_of, merged, named_base
 from dense_adapters.complete import require_complete
 from dense_adapters.errors import AttachError
 from dense_adapters.gguf_cache import cached_conversion
+from dense_adapters.gguf_file import fault_of
 from dense_adapters.kinds import refuse_encoders
 from dense_adapters.plausible import refuse_implausible
 from dense_adapters.source import Source, find_adapter, find_source
@@ -118,9 +120,11 @@ def require_known(name: str) -> None:
 def _read_model(source: Source, options: dict[str, Any]) -> PreTrainedModel:
     """The model with all of its weights."""
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            source.name, output_loading_info=True, ignore_mismatched_sizes=True, **source.options, **options
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # the refusal, if any, says it all
+            model, info = AutoModelForCausalLM.from_pretrained(
+                source.name, output_loading_info=True, ignore_mismatched_sizes=True, **source.options, **options
+            )
     except Exception as failure:
         raise _refusal("model", source.shown, failure) from failure
     require_complete(model, info, source.shown)
@@ -179,6 +183,10 @@ def reading(what: str, name: str, load: Callable[[], Any]) -> Any:
 def _refusal(what: str, name: str, failure: Exception) -> AttachError:
     kind = type(failure).__name__
     reason = next((line.strip() for line in str(failure).splitlines() if line.strip()), kind)[:300]
+    if name.endswith(".gguf"):
+        wrong = fault_of(Path(name))
+        if wrong is not None:
+            return AttachError(f"{name}: {wrong}")
     if "custom code" in reason or "trust_remote_code" in str(failure):
         return AttachError(
             f"the {what} of {name!r} brings Python code of its own, which is not run; read that code, then pass "
@@ -209,6 +217,11 @@ def load_stack(
     network, tokenizer = load_dense(model, device=device, trust_remote_code=trust_remote_code)
     if found is not None:
         network = merged(network, found).eval().requires_grad_(False)
+        name = named_base(found)
+        if name is not None and Path(name).name.lower() != Path(model).name.lower():
+            _log.warning(
+                "%s: the adapter was made for %s; its shapes fit %s, into which it is merged", found, name, model
+            )
     stack = DenseStack(network)
     refused = [one for one in stack.report.refused if one.step not in READ_STEPS]
     if refused:

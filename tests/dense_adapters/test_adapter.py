@@ -5,10 +5,11 @@ Adapters are written here as the files that peft saves, so the tests say what th
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from dense_adapters import AttachError, DenseStack, load_dense, load_stack
 from dense_adapters.adapter import base_of
@@ -27,7 +28,9 @@ def base(tmp_path: Path) -> Path:
     return save_model(folder, LLAMA)
 
 
-def save_adapter(folder: Path, base: str | None, target: str = "up_proj", seed: int = 0) -> dict[str, torch.Tensor]:
+def save_adapter(
+    folder: Path, base: str | None, target: str = "up_proj", seed: int = 0, layers: int = 3, width: int = 32
+) -> dict[str, torch.Tensor]:
     """A LoRA of rank 2 on one matrix of every layer; the changes of the weights by name."""
     folder.mkdir(exist_ok=True)
     config = {
@@ -36,9 +39,9 @@ def save_adapter(folder: Path, base: str | None, target: str = "up_proj", seed: 
     }  # fmt: skip
     (folder / "adapter_config.json").write_text(json.dumps(config))
     generator, tensors, changes = torch.Generator().manual_seed(seed), {}, {}
-    for layer in range(3):
+    for layer in range(layers):
         name = f"model.layers.{layer}.mlp.{target}"
-        a, b = torch.randn(RANK, 32, generator=generator), torch.randn(40, RANK, generator=generator)
+        a, b = torch.randn(RANK, width, generator=generator), torch.randn(40, RANK, generator=generator)
         tensors |= {f"base_model.model.{name}.lora_A.weight": a, f"base_model.model.{name}.lora_B.weight": b}
         changes[f"{name}.weight"] = ALPHA / RANK * b @ a
     save_file(tensors, folder / "adapter_model.safetensors")
@@ -73,15 +76,57 @@ def test_a_merged_adapter_changes_the_weights_by_scaled_b_times_a_and_no_others(
 
 def test_an_adapter_of_another_shape_or_with_missing_weights_is_refused_in_one_line(base: Path, tmp_path: Path) -> None:
     require_peft()
-    save_adapter(tmp_path / "lora", "base", "gate_projection")
-    with pytest.raises(AttachError, match="does not load on its base model") as refusal:
-        load_dense(tmp_path / "lora")
-    assert "\n" not in str(refusal.value)
     save_adapter(tmp_path / "short", "base")
     tensors = {"base_model.model.model.layers.0.mlp.up_proj.lora_A.weight": torch.zeros(RANK, 32)}
     save_file(tensors, tmp_path / "short" / "adapter_model.safetensors")
-    with pytest.raises(AttachError, match="does not load on its base model"):
+    with pytest.raises(AttachError, match="does not load on its base model") as refusal:
         load_dense(tmp_path / "short")
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [
+        ({"layers": 5}, r"changes model\.layers\.3\.mlp\.up_proj, which this model does not have"),
+        ({"width": 48}, r"its model\.layers\.0\.mlp\.up_proj is 40 by 48, this model's 40 by 32"),
+        ({"target": "gate_projection"}, r"changes model\.layers\.0\.mlp\.gate_projection, which"),
+    ],
+)
+def test_an_adapter_of_another_model_is_refused_by_what_does_not_fit_and_with_the_base_it_names(
+    made: dict[str, Any], reason: str, base: Path, tmp_path: Path
+) -> None:
+    require_peft()
+    save_adapter(tmp_path / "lora", "other/model-7B", **made)
+    with pytest.raises(AttachError, match=f"made for another model than this LlamaForCausalLM: .*{reason}") as refusal:
+        load_stack(str(base), adapter=tmp_path / "lora")
+    assert "adapter_config.json names other/model-7B" in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_changes_that_the_description_leaves_out_are_refused_and_not_dropped(base: Path, tmp_path: Path) -> None:
+    require_peft()
+    save_adapter(tmp_path / "lora", "base", "gate_proj")
+    weights = (tmp_path / "lora" / "adapter_model.safetensors").read_bytes()
+    save_adapter(tmp_path / "lora", "base", "up_proj")
+    up = load_file(tmp_path / "lora" / "adapter_model.safetensors")
+    (tmp_path / "lora" / "adapter_model.safetensors").write_bytes(weights)
+    gate = load_file(tmp_path / "lora" / "adapter_model.safetensors")
+    save_file({**up, **gate}, tmp_path / "lora" / "adapter_model.safetensors")
+    with pytest.raises(AttachError, match=r"3 of 6 changed matrices .*gate_proj.* are left out"):
+        load_dense(tmp_path / "lora")
+
+
+def test_an_adapter_given_apart_that_names_another_base_but_fits_is_merged_with_a_warning(
+    base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    require_peft()
+    save_adapter(tmp_path / "lora", "other/model-7B")
+    load_stack(str(base), adapter=tmp_path / "lora")
+    assert "was made for other/model-7B" in caplog.text
+    caplog.clear()
+    save_adapter(tmp_path / "own", "elsewhere/Base")
+    load_stack(str(base), adapter=tmp_path / "own")
+    assert "was made for" not in caplog.text
 
 
 def test_without_the_library_an_adapter_is_refused_and_never_ignored(

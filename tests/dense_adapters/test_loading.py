@@ -104,6 +104,24 @@ def test_an_encoder_saved_as_such_is_refused_before_its_weights_are_read(tmp_pat
         load_dense(tmp_path)
 
 
+def test_the_text_part_of_a_larger_model_is_refused_with_the_class_that_loads_it_and_that_one_attaches(
+    tmp_path: Path,
+) -> None:
+    shape = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 40}
+    config = transformers.Emu3Config().text_config.__class__(
+        vocab_size=61, hidden_size=WIDTH, pad_token_id=0, bos_token_id=0, eos_token_id=0, **shape
+    )
+    torch.manual_seed(0)
+    transformers.Emu3ForCausalLM(config).save_pretrained(tmp_path)
+    with pytest.raises(
+        AttachError, match=r"is the text part of a larger model.*Emu3ForCausalLM.from_pretrained"
+    ) as refusal:
+        load_dense(tmp_path)
+    assert "encoder" not in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    assert DenseStack(transformers.Emu3ForCausalLM.from_pretrained(tmp_path).eval().requires_grad_(False)).report.ok
+
+
 def _bert(**options: Any) -> Any:
     config = transformers.BertConfig(
         vocab_size=61, hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=4, intermediate_size=40, **options

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from dense_adapters import AttachError, DenseStack, load_dense
+from dense_adapters import AttachError, DenseStack, gguf_file, load_dense
 from tests.dense_adapters.folders import save_model, save_tokenizer
 from tests.dense_adapters.tiny_models import CASES, build
 
@@ -67,6 +68,17 @@ def _only(folder: Path, *names: str) -> Path:
     return place
 
 
+def _gguf(folder: Path, content: bytes) -> Path:
+    place = folder.parent / "model.gguf"
+    place.write_bytes(content)
+    return place
+
+
+def _head(version: int) -> bytes:
+    """The beginning of a GGUF file: magic, version, numbers of tensors and of keys."""
+    return struct.pack("<4sIQQ", b"GGUF", version, 1, 1)
+
+
 FAULTS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "truncated weights": ("truncated or damaged", _truncated),
     "a pickle of other things": (r"\.bin file holds more than tensors", _pickled),
@@ -85,7 +97,10 @@ FAULTS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "two GGUF files": (r"2 GGUF files \(a\.gguf, b\.gguf\); give the path", lambda f: _only(f, "a.gguf", "b.gguf")),
     "Parquet shards": ("Parquet files .* which are text", lambda f: _only(f, "train-0.parquet", "train-1.parquet")),
     "a folder of something else": (r"no config\.json and no \.gguf", lambda f: _only(f, "readme.md")),
-    "a GGUF file that is none": ("does not load", lambda f: _only(f, "a.gguf") / "a.gguf"),
+    "a GGUF file of four bytes": (r"truncated or damaged GGUF file \(4 bytes", lambda f: _only(f, "a.gguf") / "a.gguf"),
+    "an empty GGUF file": ("is no GGUF file, for it is empty", lambda f: _gguf(f, b"")),
+    "an archive called GGUF": (r"is no GGUF file, for it begins with b'PK", lambda f: _gguf(f, b"PK\x03\x04" * 9)),
+    "a GGUF file of version 9": ("GGUF file of version 9, and versions 2 and 3", lambda f: _gguf(f, _head(9))),
     "a single file": ("is a single file", lambda f: f / "model.safetensors"),
     "a missing path": ("there is no such folder", lambda f: f / "no" / "where"),
 }
@@ -100,6 +115,44 @@ def test_what_cannot_be_loaded_is_refused_in_one_line_by_its_own_reason(tmp_path
         load_dense(place)
     assert "\n" not in str(refusal.value)
     assert len(str(refusal.value)) < 600
+
+
+def test_a_gguf_file_cut_anywhere_is_called_so_and_a_whole_one_of_a_strange_kind_is_not(tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf", reason="the package gguf is not installed")
+    place = tmp_path / "whole.gguf"
+    writer = gguf.GGUFWriter(str(place), "abacus")
+    writer.add_tensor("token_embd.weight", torch.zeros(8, 4).numpy())
+    for write in (
+        writer.write_header_to_file,
+        writer.write_kv_data_to_file,
+        writer.write_tensors_to_file,
+        writer.close,
+    ):
+        write()
+    whole = place.read_bytes()
+    with pytest.raises(AttachError, match="abacus") as refusal:
+        load_dense(place)
+    assert "truncated" not in str(refusal.value)
+    for kept in (10, 24, 60, len(whole) // 2, len(whole) - 40):
+        place.write_bytes(whole[:kept])
+        with pytest.raises(AttachError, match=r"truncated or damaged GGUF file .*download it again") as refusal:
+            load_dense(place)
+        assert "\n" not in str(refusal.value)
+
+
+def test_a_gguf_file_without_the_package_that_reads_it_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gguf_file.importlib.util, "find_spec", lambda name: None)
+    assert "pip install gguf" in str(gguf_file.fault_of(_gguf(tmp_path / "model", _head(3))))
+
+
+def test_a_pickle_is_refused_without_another_line_of_the_libraries_warnings(tmp_path: Path) -> None:
+    place = save_model(tmp_path / "model", LLAMA)
+    (place / "model.safetensors").unlink()
+    (place / "pytorch_model.bin").write_bytes(pickle.dumps({"a": Path}, protocol=4))
+    with pytest.raises(AttachError, match="holds more than tensors"):  # and warnings are errors here
+        load_dense(place)
 
 
 def test_a_name_that_nobody_has_says_so() -> None:

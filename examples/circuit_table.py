@@ -141,7 +141,8 @@ def reached(found: dict[str, Any], name: str, label: str) -> str:
     lowest = [control["loss"] for control in controls if control["ratio"] is None]
     parts = [f"- {label}: brought to the target on {len(ratios)} of {len(controls)} tasks"]
     if ratios:
-        parts.append(f"with {ratios[0]:.1f} to {ratios[-1]:.1f} times the task's nodes")
+        span = f"{ratios[0]:.1f}" if len(ratios) == 1 else f"{ratios[0]:.1f} to {ratios[-1]:.1f}"
+        parts.append(f"with {span} times the task's nodes")
     if lowest:
         parts.append(f"elsewhere to {min(lowest):.2f} nats at the lowest")
     return ", ".join(parts) + "."
@@ -154,10 +155,13 @@ def shrink(found: dict[str, Any]) -> str:
         if name in task["evidence"]["findings"]
     ]  # fmt: skip
     small = sum(run["ratio"] is not None and run["ratio"] < SEPARATES for run in runs)
-    return (
-        f"Pruned with the same decision, {small} of {len(runs)} control runs come out with less than {SEPARATES:g} times "
-        "the nodes of their task: their size alone does not tell such circuits from something that the model does not do."
+    counted = (
+        f"Pruned with the same decision, {small} of {len(runs)} control runs come out with less than {SEPARATES:g} times the "
+        "nodes of their task"
     )
+    if not small:
+        return f"{counted}: none of these circuits is as small as one for something that the model does not do."
+    return f"{counted}: there, few nodes alone do not tell a circuit from something that the model does not do."
 
 
 def row(task: dict[str, Any]) -> list[str]:

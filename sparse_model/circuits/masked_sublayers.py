@@ -15,10 +15,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sparse_model.circuits.prompts import PromptRows, Prompts
+from sparse_model.transformer.execution import multiply
 from sparse_model.transformer.layers import ACTIVATIONS, Attention, keep_topk
 from sparse_model.transformer.model import SparseTransformer
 
 Masks = Mapping[str, Float[Tensor, "k W"]]
+CSR_PAYS_ABOVE = 0.2
+"""Share of a map's inputs kept from which its nonzero weights alone are multiplied, without gradients."""
 
 
 class EdgeMask(NamedTuple):
@@ -164,7 +167,7 @@ class MaskedPass:
             constant = F.linear(value * (1 - self.keep[source].detach()), weight.detach())
         if bias is not None:
             constant = constant + bias.detach()
-        z: Tensor = _KeptLinear.apply(x, weight.detach(), constant, reads, self.kept[target])
+        z = self.multiplied(target, x, weight.detach(), constant, reads)
         if target not in self.edges:
             return z
         corrected = []
@@ -172,6 +175,19 @@ class MaskedPass:
             lost = weight.detach()[to][:, read] * (mask - 1)
             corrected.append(z[s].index_add(1, to, F.linear(x[s][:, read] - value[read], lost)))
         return torch.stack(corrected)
+
+    def multiplied(self, target: str, x: Tensor, weight: Tensor, constant: Tensor, reads: Sequence[Tensor]) -> Tensor:
+        """constant + x[read] · weight[:, read]ᵀ per mask; without gradients from nonzero weights alone, where that pays."""
+        many = sum(map(len, reads)) > CSR_PAYS_ABOVE * x.shape[-1] * len(reads)
+        sparse = self.prompts.compressed(target, weight) if many and not torch.is_grad_enabled() else None
+        if sparse is None:
+            z: Tensor = _KeptLinear.apply(x, weight, constant, reads, self.kept[target])
+            return z
+        products = []
+        for s, read in enumerate(reads):
+            only = torch.zeros_like(x[s]).index_copy_(1, read, x[s].index_select(1, read))
+            products.append(multiply(only, sparse, constant[s]))
+        return torch.stack(products)
 
 
 class _Freeze(torch.autograd.Function):

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sparse_model.tasks.token_pairs import TokenPairs
+from sparse_model.transformer.execution import choose, compress
 from sparse_model.transformer.layers import keep_topk
 from sparse_model.transformer.model import SparseTransformer
 
@@ -57,6 +58,7 @@ class Prompts:
         batch = pairs.prompts()
         width = int(batch.last.max()) + 1
         self.model, self.N, self.last = model, len(pairs), batch.last
+        self._compressed: dict[str, Tensor | None] = {}
         tokens = batch.tokens[:, :width]
         walk = model.walk(tokens)
         device = tokens.device
@@ -97,6 +99,12 @@ class Prompts:
 
     def __len__(self) -> int:
         return 2 * self.N
+
+    def compressed(self, target: str, weight: Float[Tensor, "O I"]) -> Tensor | None:
+        """The weights of the map that makes `target` as its nonzeros (CSR), made once; None where that would not pay."""
+        if target not in self._compressed:
+            self._compressed[target] = compress(weight) if choose(weight).kind == "csr" else None
+        return self._compressed[target]
 
     def both(self, pairs: Int[Tensor, "k m"]) -> Int[Tensor, "k M"]:
         """The prompts of the given pairs, M = 2m: all a prompts, then all b prompts."""

@@ -17,7 +17,7 @@ from sparse_model.circuits.ablation import ablation_values
 from sparse_model.circuits.circuit import Circuit
 from sparse_model.circuits.evidence.control_cache import cached_curves
 from sparse_model.circuits.evidence.finding import Finding
-from sparse_model.circuits.evidence.forced import Forced, force, with_elimination
+from sparse_model.circuits.evidence.forced import Forced, force, ranked_losses, with_elimination
 from sparse_model.circuits.evidence.random_weights import shuffled
 from sparse_model.circuits.prune_config import PruneConfig
 from sparse_model.tasks.nonsense import arbitrary_answers, nonsense, reversed_answers
@@ -150,7 +150,8 @@ def control_runs(
     if circuit.scores is None:
         task = force(model, train, circuit.values, config)
     else:
-        task = with_elimination(model, [circuit.scores], train, circuit.values, config)
+        losses = ranked_losses(model, circuit.scores, train, circuit.values, config)
+        task = with_elimination(model, [(circuit.scores, losses)], train, circuit.values, config)
     return {name: compared(kind, task, curves[name], config.target_loss) for name, kind in KINDS.items()}
 
 

@@ -22,6 +22,7 @@ from sparse_model.circuits.prune_config import PruneConfig
 from sparse_model.tasks.token_pairs import TokenPairs
 from sparse_model.transformer.model import SparseTransformer
 
+Ranking = Mapping[str, Tensor]
 GROWTH = 1.35
 DECIDING = 64
 
@@ -61,35 +62,40 @@ def force(model: SparseTransformer, pairs: TokenPairs, values: Mapping[str, Tens
     """
     prompts = Prompts(model, pairs)
     importance = attribution_scores(prompts, values, config.tied)
-    rankings = []
+    ranked: list[tuple[Ranking, Forced]] = []
     for k_coef in (config.k_coef, config.k_coef / 10):
         masks = learn_masks(prompts, values, config.model_copy(update={"k_coef": k_coef}), [config.seed], pairs.name)
-        rankings.append(break_ties(masks.scores(0), importance))
-        found = ranked_losses(model, rankings[-1], pairs, values, config)
-        if found.nodes_at(config.target_loss) is not None:
+        scores = break_ties(masks.scores(0), importance)
+        ranked.append((scores, ranked_losses(model, scores, pairs, values, config)))
+        if ranked[-1][1].nodes_at(config.target_loss) is not None:
             break
-    return with_elimination(model, rankings, pairs, values, config)
+    return with_elimination(model, ranked, pairs, values, config)
 
 
 def with_elimination(
     model: SparseTransformer,
-    rankings: Sequence[Mapping[str, Tensor]],
+    ranked: Sequence[tuple[Ranking, Forced]],
     pairs: TokenPairs,
     values: Mapping[str, Tensor],
     config: PruneConfig,
 ) -> Forced:
-    """The lowest loss of any ranking at every size, and the set that elimination leaves of the best one at the target."""
-    curves = [ranked_losses(model, scores, pairs, values, config) for scores in rankings]
+    """The lowest loss of any ranking at every size, and the set that elimination leaves of the best one at the target.
+
+    Args:
+        ranked: each ranking with its `ranked_losses`.
+    """
     curve: dict[int, float] = {}
-    for found in curves:
+    for _, found in ranked:
         for nodes, loss in found.curve.items():
             curve[nodes] = min(loss, curve.get(nodes, loss))
-    sizes = [(size, i) for i, found in enumerate(curves) if (size := found.nodes_at(config.target_loss)) is not None]
+    sizes = [
+        (size, i) for i, (_, found) in enumerate(ranked) if (size := found.nodes_at(config.target_loss)) is not None
+    ]
     if sizes and config.signal != "adversarial":
         decide = Deciding(
             model, [pairs.select(slice(0, DECIDING))], values, config.calibrate_in_decision, config.max_scale
         )
-        scores, target = rankings[min(sizes)[1]], config.target_loss
+        scores, target = ranked[min(sizes)[1]][0], config.target_loss
         keep = discretised(model, scores, decide, target, config.elimination_rounds, tied=config.tied)
         nodes, loss = sum(int(mask.sum()) for mask in keep.values()), decide.loss(keep)
         curve[nodes] = min(loss, curve.get(nodes, loss))

@@ -53,8 +53,23 @@ def test_a_target_that_guessing_reaches_is_refused_instead_of_an_empty_circuit(c
     assert not (tmp_path / "c").exists()
 
 
+@pytest.fixture
+def sizes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checks behind the figures that every circuit is written with; the others take most of an evaluation's time."""
+    from sparse_model.circuits.evidence import gather
+
+    every = gather.all_checks()
+    monkeypatch.setattr(gather, "all_checks", lambda: {name: every[name] for name in ("sufficiency", "necessity")})
+
+
 @pytest.mark.usefixtures("short_adversary")
-def test_evaluate_prints_sufficiency_and_necessity_beside_their_controls(cli: Callable, bundled_circuit: Path) -> None:
+def test_evaluate_prints_sufficiency_and_necessity_beside_their_controls(
+    cli: Callable, bundled_circuit: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sparse_model.circuits.evidence import gather as evidence
+
+    gathered, gather = [], evidence.gather
+    monkeypatch.setattr(evidence, "gather", lambda *arguments: gathered.append(gather(*arguments)) or gathered[0])
     sizes = ("--evaluate-pairs", "4", "--draws", "2", "--quick")
     command = ("circuit", "evaluate", bundled_circuit, "--model", BRIDGE, *sizes)
     found = cli(*command, "--json").json
@@ -65,6 +80,7 @@ def test_evaluate_prints_sufficiency_and_necessity_beside_their_controls(cli: Ca
     assert found["evidence"]["findings"]["sufficiency"]["task_loss"]["value"] == pytest.approx(found["task_loss"])
     assert set(found["evidence"]["missing"]) == {"nonsense", "reversed", "arbitrary", "random_weights", "agreement"}
     assert (found["seed"], found["pairs"]) == (3, {"train": 16, "validation": 4, "held_out": 4})
+    monkeypatch.setattr(evidence, "gather", lambda *_: gathered[0])  # the text is of the same figures
     ran = cli(*command)
     text = ran.out
     assert f"next: sparsebridge edit validate {bundled_circuit} --bridge {BRIDGE} --out " in ran.err
@@ -73,7 +89,7 @@ def test_evaluate_prints_sufficiency_and_necessity_beside_their_controls(cli: Ca
     assert f"{found['necessity_loss']:.3f}" in text
 
 
-@pytest.mark.usefixtures("short_adversary")
+@pytest.mark.usefixtures("sizes_alone")
 def test_evaluate_takes_the_pairs_the_circuit_was_reported_on_unless_told_otherwise(
     cli: Callable, bundled_circuit: Path, tmp_path: Path
 ) -> None:
@@ -91,7 +107,7 @@ def test_evaluate_takes_the_pairs_the_circuit_was_reported_on_unless_told_otherw
     assert found["task_loss"] == pytest.approx(written["task_loss"], abs=1e-6)
 
 
-@pytest.mark.usefixtures("short_adversary")
+@pytest.mark.usefixtures("sizes_alone")
 def test_evaluate_names_the_task_it_measured(cli: Callable, bundled_circuit: Path) -> None:
     sizes = ("--evaluate-pairs", "2", "--draws", "1", "--quick", "--task", "swap", "--seed", "4")
     command = ("circuit", "evaluate", bundled_circuit, "--model", BRIDGE, *sizes)

@@ -1,14 +1,14 @@
 """Quiet, single-threaded torch, and one resolved stack per tiny model."""
 
 from collections.abc import Iterator
-from functools import cache
 
 import pytest
 import torch
 import transformers
 
 from dense_adapters import DenseStack
-from tests.dense_adapters.tiny_models import Case, build
+from tests.dense_adapters.family_table import stack_of
+from tests.dense_adapters.tiny_models import Case
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -21,12 +21,7 @@ def _one_quiet_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@cache
-def _stack(case: Case) -> DenseStack:
-    return DenseStack(build(case))
-
-
 @pytest.fixture
 def stack(case: Case) -> DenseStack:
     """The resolved stack of the test's `case`, shared by all tests; they must leave its model as it is."""
-    return _stack(case)
+    return stack_of(case)

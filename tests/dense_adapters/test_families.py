@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from dense_adapters import DenseStack
+from sparse_model.studies.page import read_between
 from tests.dense_adapters.expected import first_norm, names_of, observe
+from tests.dense_adapters.family_table import DOCUMENT, family_table
 from tests.dense_adapters.tiny_models import CASES, NEWCOMERS, Case, tokens_and_mask
 
 every_case = pytest.mark.parametrize("case", [*CASES, *NEWCOMERS], ids=lambda case: case.id)
@@ -80,6 +82,10 @@ def test_stacked_streams_walk_as_each_stream_alone(case: Case, stack: DenseStack
     apart = torch.cat([walk.unembed(h), walk.unembed(other)])
     real = torch.cat([mask, mask]).bool()
     _close(together, apart, real)
+
+
+def test_the_guides_table_of_families_is_the_one_the_tests_make() -> None:
+    assert read_between(DOCUMENT, "families") == family_table(), "run python -m tests.dense_adapters.family_table"
 
 
 def _close(found: torch.Tensor, wanted: torch.Tensor, real: torch.Tensor) -> None:

@@ -274,10 +274,10 @@ def test_a_hybrid_loads_for_bridges_with_a_word_on_what_cannot_be_read(
 
 
 @pytest.mark.parametrize("case", NEWCOMERS, ids=lambda case: case.id)
-def test_an_unlisted_family_has_its_report_as_json(case: Case) -> None:
+def test_an_unlisted_family_has_its_report_as_json(case: Case, stack: DenseStack) -> None:
     import json
 
-    report = json.loads(DenseStack(build(case)).report.to_json())
+    report = json.loads(stack.report.to_json())
     needed = {
         "ok",
         "architecture",

@@ -80,8 +80,13 @@ def _acquire(name: Path, path: Path) -> int:
             os.close(descriptor)
             raise LockedError(_refusal(path, owner, name))
         mine = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(mine).encode(), 0)
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(mine).encode(), 0)
+        except OSError:  # a full disk: neither the file nor the lock may stay
+            name.unlink(missing_ok=True)
+            os.close(descriptor)
+            raise
         return descriptor
 
 

@@ -16,7 +16,7 @@ from foundation.artefacts import write_json
 from foundation.errors import UserError
 from foundation.locks import LockedError, lock_file, owned
 from foundation.writing import SPARE_BYTES, UnwrittenError, atomic_folder, check_space, replace_files, write_file
-from tests.small_disk import mounted
+from tests.small_disk import full, mounted
 
 KILLS, MOST_KILLS = 10, 60
 """How many operations a write has at least and at most, at each of which it is killed."""
@@ -158,6 +158,13 @@ def test_a_disk_that_fills_up_while_writing_keeps_the_old_artefact(small_disk: P
     with pytest.raises(OSError, match="No space left"):
         write_json(small_disk / "state.json", {"a": "b" * (1 << 20)})
     assert sorted(path.name for path in small_disk.iterdir()) == ["out", "page.svg"]
+
+
+def test_a_disk_without_room_for_a_lock_keeps_none_and_the_name_is_free_again(small_disk: Path) -> None:
+    with full(small_disk), pytest.raises(UnwrittenError, match="No space left"):
+        make(small_disk / "out", "new")
+    assert not list(small_disk.iterdir())
+    make(small_disk / "out", "new")  # in the same process, which could hold the lock it did not get
 
 
 def test_files_that_belong_together_are_all_replaced_or_none(small_disk: Path) -> None:

@@ -3,8 +3,9 @@
     python examples/verdict_table.py runs/verdicts --into docs/verdicts.md
     python examples/verdict_table.py runs/smollm --bridge BRIDGE --dense FOLDER --task closing_quote --into docs/smollm.md
 
-Per task `RUNS/circuits/TASK` holds the circuit and `RUNS/TASK.json` all figures; several processes may share RUNS if their
-tasks differ (--part 1/2, --part 2/2). Without --bridge the bundled models are used, with the recipe's pruning settings.
+The page has two pairs of comments, `verdicts` and `places`. Per task `RUNS/circuits/TASK` holds the circuit and
+`RUNS/TASK.json` all figures; several processes may share RUNS if their tasks differ (--part 1/2, --part 2/2). Without
+--bridge the bundled models are used, with the recipe's pruning settings.
 """
 
 import argparse
@@ -135,6 +136,30 @@ def table(reports: list[Report]) -> str:
     return "\n".join([*lines, "", _cost(judged)])
 
 
+def places(reports: list[Report]) -> str:
+    """Markdown: which tasks' circuits do most at which place, deepest first, and what can be carried there."""
+    groups: dict[tuple[int, int] | None, list[Report]] = {}
+    for report in reports:
+        if "details" in report:
+            place = report["details"].get("place")
+            groups.setdefault(None if place is None else (place["sparse_site"], place["dense_site"]), []).append(report)
+    lines = ["| sparse site : dense site | tasks | dense patch | decoded |", "|---|---|---|---|"]
+    for where in sorted(groups, key=lambda found: found or (-1, -1), reverse=True):
+        tasks = ", ".join(f"{one['task']} ({one['details']['verdict']['word']})" for one in groups[where])
+        shares = [
+            "–" if where is None else _span([one["details"]["effect"][name]["value"] for one in groups[where]])
+            for name in ("patch", "decoded")
+        ]
+        name = "none: the circuit has no channel there" if where is None else f"{where[0]} : {where[1]}"
+        lines.append(f"| {name} | {tasks} | {shares[0]} | {shares[1]} |")
+    return "\n".join(lines)
+
+
+def _span(values: list[float]) -> str:
+    low, high = f"{min(values):.2f}", f"{max(values):.2f}"
+    return low if low == high else f"{low} to {high}"
+
+
 def _cost(judged: list[Report]) -> str:
     """Processor time and memory of what was judged."""
     if not judged:
@@ -244,6 +269,7 @@ def main() -> None:
         word = reports[-1].get("details", {}).get("verdict", {}).get("word", "not judged")
         sys.stderr.write(f"{name}: {word}; {time.perf_counter() - started:.0f} s, {left} tasks left\n")
     publish(table(reports), "verdicts", arguments.into)
+    publish(places(reports), "places", arguments.into)
 
 
 if __name__ == "__main__":

@@ -108,6 +108,8 @@ def evaluate(
         for name, held_out in data.held_out.items()
     }
     show(found, as_json)
+    if not as_json:
+        suggest("circuit", "prune", bridge, "--task", "TASK", "--out", bridge.with_name("circuit"))
 
 
 @app.command()

@@ -123,6 +123,7 @@ def check(
         for refusal in report.refused:
             tell(f"REFUSED {refusal}")
         tell("all sites pass" if report.ok else f"{len(report.refused)} sites refused; the rest is usable")
+        suggest("corpus", "build", "--source", "FOLDER", "--tokenizer", model, "--out", "corpus")
     if not report.ok:
         raise typer.Exit(1)
 

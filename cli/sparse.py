@@ -90,6 +90,7 @@ def evaluate(
         [[name, interval(loss.to_json())] for name, loss in losses.items()],
         f"nats per token, 95 % intervals over sequences; nonzero weights {density:.2%}",
     )
+    suggest("task", "check", model)
 
 
 @app.command("import")

@@ -1,18 +1,16 @@
 """Does a sparse model that starts as a copy of the dense one end nearer to it than one that starts from nothing?
 
-    python examples/from_dense.py --out runs/from_dense [--into docs/training.md]
+    python examples/from_dense.py --out runs/from_dense [--wider] [--into docs/training.md]
 
 The dense model is a GPT-2 (the bundled one). The copy has its width, depth and weights, with every LayerNorm folded into an
 RMSNorm (`copied`), and its bridges start as identities: at density 1 and without AbsTopK all its logits are the dense model's.
 Density and AbsTopK then fall from 1 on the same schedule, while the ordinary bridged objective is trained. Beside it, on the
-same tokens: models of that shape that start from random weights, and a wider one with as many nonzeros.
+same tokens: models of that shape that start from random weights, and with `--wider` one of twice the width with as many nonzeros.
 
-Each start has its own learning rate, the best of three at the lowest density. Runs that are done are read, so the command can
-be stopped and given again. `OUT/result.json` holds every figure.
+Runs that are done are read, so the command can be stopped and given again. `OUT/result.json` holds every figure.
 """
 
 import argparse
-import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,11 +42,16 @@ from sparse_model.transformer.sparse_config import SparseConfig
 Start = Literal["copy", "random"]
 DENSE = Path(__file__).resolve().parents[1] / "cli" / "bundled" / "dense"
 DENSITIES = (0.5, 0.25, 0.1, 0.05)
-RATES = (0.003, 0.01)
-WIDER, LONGER = 2, 3
-"""Times the width, in a run with as many nonzeros as the lowest density leaves; times the steps, in two more at that density."""
+SETTINGS: dict[Start, tuple[dict[str, Any], ...]] = {
+    "copy": ({"lr": 0.003, "gradient_rms": "clip"}, {"lr": 0.001, "gradient_rms": "normalise"}),
+    "random": ({"lr": 0.01, "gradient_rms": "normalise"},),
+}
+"""Tried at the lowest density. A copy starts with next to no gradient, which may better be clipped than normalised; random
+weights take the settings of the other experiments."""
+WIDER = 2
+"""Times the width, in one more run from random weights with as many nonzeros as the lowest density leaves."""
 TRAIN = TrainConfig(
-    steps=100, batch_size=4, gradient_rms="normalise", anneal_shape="exponential", checkpoint_every=50, keep_checkpoints=1,
+    steps=100, batch_size=4, anneal_shape="exponential", checkpoint_every=50, keep_checkpoints=1,
     evaluate_every=0, diagnose_every=0, log_to="none",
 )  # fmt: skip
 BRIDGE = BridgeConfig(crossings=1)
@@ -160,6 +163,12 @@ def objective_of(
     return Annealed(sparse, dense, bridge, BRIDGE, train=train)
 
 
+def mixture(data: Corpus, evaluation: dict[str, Any], figure: str) -> float:
+    """A figure of a bridge's evaluation, its sources weighted as in training."""
+    shares = {name: float(data.description["sources"][name]["weight"]) for name in evaluation}
+    return sum(shares[name] * float(evaluation[name][figure]["value"]) for name in shares) / sum(shares.values())
+
+
 def run_one(
     name: str,
     start: Start,
@@ -182,31 +191,29 @@ def run_one(
         if found["settings"] != settings:
             raise UserError(f"{folder}: holds a run with other settings; choose another --out or remove it")
         return found
-    began = time.process_time()
     objective = objective_of(start, config, dense, text, train)
     shape = SparseShape(d_model=config.d_model, n_layer=config.n_layer, position="added")
     description = train_bridge(
         dense, str(DENSE), tokenizer, text, folder, BridgeSettings(train, BRIDGE, shape), objective=objective
     )
     evaluation = description["evaluation"]
-    shares = {name: float(data.description["sources"][name]["weight"]) for name in evaluation}
     sites = [site for found in evaluation.values() for site in found["sites"]]
     crossing = sum(site["kl_dense_to_sparse"] + site["kl_sparse_to_dense"] for site in sites) / (2 * len(sites))
     counted = [*(tensor.parameter for tensor in sparse_tensors(objective.sparse)), objective.sparse.final_logits_bias]
     outcome = {
-        "name": name, "settings": settings, "start": start, "width": config.d_model, "lr": train.lr, "density": train.density,
+        "name": name, "settings": settings, "start": start, "width": config.d_model,
+        "lr": train.lr, "gradient_rms": train.gradient_rms, "density": train.density,
         "nonzero": sum(int(p.count_nonzero()) for p in counted),
-        "kl": sum(shares[s] * found["kl_dense_sparse"]["value"] for s, found in evaluation.items()) / sum(shares.values()),
+        "kl": mixture(data, evaluation, "kl_dense_sparse"),
         "kl_by_source": {s: found["kl_dense_sparse"] for s, found in evaluation.items()},
         "kl_crossing": crossing,
         "tokens": train.steps * train.batch_size * data.block_length,
-        "seconds": time.process_time() - began,
     }  # fmt: skip
     write_json(folder / "outcome.json", outcome)
     return read_json(folder, "outcome.json", "experiment")
 
 
-def run(out: Path) -> dict[str, Any]:
+def run(out: Path, is_wider_too: bool = False) -> dict[str, Any]:
     """All runs."""
     dense, tokenizer = load_stack(str(DENSE))
     place = out / "corpus"
@@ -214,63 +221,65 @@ def run(out: Path) -> dict[str, Any]:
     data = Corpus.load(place) if place.exists() else build_corpus(corpus_config, place)
     config, runs = config_of(dense), []
 
-    def one(
-        name: str, start: Start, shape: SparseConfig, lr: float, density: float, steps: int = TRAIN.steps
-    ) -> dict[str, Any]:
-        train = TRAIN.model_copy(update={"lr": lr, "density": density, "steps": steps})
+    def one(name: str, start: Start, shape: SparseConfig, density: float, settings: dict[str, Any]) -> dict[str, Any]:
+        train = TRAIN.model_copy(update={"density": density, **settings})
         runs.append(run_one(name, start, shape, train, dense, tokenizer, data, out))
         return runs[-1]
 
     lowest = min(DENSITIES)
-    starts: tuple[Start, ...] = ("copy", "random")
-    rate = {}
-    for start in starts:
-        tried = [one(f"{start}-{lowest:g}-lr{lr:g}", start, config, lr, lowest) for lr in RATES]
-        rate[start] = min(tried, key=lambda found: float(found["kl"]))["lr"]
+    for start, sweep in SETTINGS.items():
+        tried = [one(f"{start}-{lowest:g}-{n}", start, config, lowest, settings) for n, settings in enumerate(sweep)]
+        _, best = min(zip(tried, sweep, strict=True), key=lambda pair: float(pair[0]["kl"]))
         for density in DENSITIES:
             if density != lowest:
-                one(f"{start}-{density:g}", start, config, rate[start], density)
-    wider = config_of(dense, d_model=WIDER * config.d_model, n_head=WIDER * config.n_head, d_mlp=WIDER * config.d_mlp)
-    sizes = [sum(t.parameter.numel() for t in sparse_tensors(SparseTransformer(c))) for c in (config, wider)]
-    one("wider", "random", wider, rate["random"], lowest * sizes[0] / sizes[1])
-    for start in starts:
-        one(f"{start}-{lowest:g}-longer", start, config, rate[start], lowest, LONGER * TRAIN.steps)
-    result = {"runs": runs}
+                one(f"{start}-{density:g}", start, config, density, best)
+    if is_wider_too:
+        wider = config_of(
+            dense, d_model=WIDER * config.d_model, n_head=WIDER * config.n_head, d_mlp=WIDER * config.d_mlp
+        )
+        sizes = [sum(t.parameter.numel() for t in sparse_tensors(SparseTransformer(c))) for c in (config, wider)]
+        one("wider", "random", wider, lowest * sizes[0] / sizes[1], best)
+    evaluation = read_json(out / runs[0]["name"], "bridge.json", "bridge")["evaluation"]
+    result = {"runs": runs, "kl_unigram": mixture(data, evaluation, "kl_unigram")}
     write_json(out / "result.json", result)
     return result
 
 
 def table(result: dict[str, Any]) -> str:
-    """One line per start, width, density and length at the rate that was best there, then what the rates gave."""
+    """One line per start, width and density at the rate that was best there, then what the rates gave."""
     runs = result["runs"]
-    best: dict[tuple[Any, ...], dict[str, Any]] = {}
+    groups: dict[tuple[int, float, str], list[dict[str, Any]]] = {}
     for found in runs:
-        key = (found["tokens"], found["width"], -found["density"], found["start"])
-        if key not in best or found["kl"] < best[key]["kl"]:
-            best[key] = found
+        groups.setdefault((found["width"], -found["density"], found["start"]), []).append(found)
     sources = list(runs[0]["kl_by_source"])
     lines = [
-        f"| start | tokens | width | density | nonzeros | KL(dense ‖ sparse) | {' | '.join(sources)} | KL of a crossing |",
-        "|---" * (7 + len(sources)) + "|",
+        f"| start | width | density | nonzeros | KL(dense ‖ sparse) | {' | '.join(sources)} | KL of a crossing |",
+        "|---" * (6 + len(sources)) + "|",
     ]
-    for _, found in sorted(best.items()):
+    for _, group in sorted(groups.items()):
+        found = min(group, key=lambda one: float(one["kl"]))
         cells = [
-            found["start"], f"{found['tokens']:,}", str(found["width"]), f"{found['density']:.2%}", f"{found['nonzero']:,}",
-            f"{found['kl']:.3f}", *(f"{found['kl_by_source'][source]['value']:.3f}" for source in sources),
-            f"{found['kl_crossing']:.3f}",
+            found["start"], str(found["width"]), f"{found['density']:.2%}", f"{found['nonzero']:,}", f"{found['kl']:.3f}",
+            *(f"{found['kl_by_source'][source]['value']:.3f}" for source in sources), f"{found['kl_crossing']:.3f}",
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
-    tried: dict[tuple[str, float], list[str]] = {}
-    for found in runs[: 2 * (len(RATES) + len(DENSITIES) - 1)]:
-        tried.setdefault((found["start"], found["density"]), []).append(f"{found['kl']:.3f} at {found['lr']:g}")
-    rates = "; ".join(f"{start} {', '.join(given)}" for (start, _), given in tried.items() if len(given) > 1)
-    minutes = sum(found["seconds"] for found in runs) / 60
+    tried = [
+        f"{start} {', '.join(_setting(found) for found in group)}"
+        for (_, _, start), group in groups.items()
+        if len(group) > 1
+    ]
     lines += [
         "",
-        "Nats per token on held-out text, sources weighted as in training; a crossing is the mean over sites and both "
-        f"directions. One seed, {minutes:.0f} processor minutes in all. By learning rate at the lowest density: {rates}.",
+        f"{runs[0]['tokens']:,} tokens each, one seed; nats per token on held-out text, "
+        f"sources weighted as in training, where predicting token frequencies has {result['kl_unigram']:.3f}; a crossing is the "
+        "mean over sites and both directions. KL at the lowest density by "
+        f"learning rate and what is done to the gradient's RMS: {'; '.join(tried)}.",
     ]
     return "\n".join(lines)
+
+
+def _setting(found: dict[str, Any]) -> str:
+    return f"{found['kl']:.3f} at {found['lr']:g}, {found['gradient_rms']}"
 
 
 def main() -> None:
@@ -278,8 +287,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--into", type=Path, help="also write the table between the `from-dense` comments of this page")
+    parser.add_argument("--wider", action="store_true", help="also train one of twice the width from random weights")
     arguments = parser.parse_args()
-    publish(table(run(arguments.out)), "from-dense", arguments.into)
+    publish(table(run(arguments.out, arguments.wider)), "from-dense", arguments.into)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import typer
@@ -189,3 +190,11 @@ def test_of_several_processes_only_the_first_prints(
         printed[rank] = "".join(capsys.readouterr())
     assert all(part in printed["0"] for part in ("line", '{"a": 1}', "title"))
     assert printed["1"] == ""
+
+
+def test_a_proven_dense_model_is_followed_by_the_command_that_builds_its_corpus(
+    cli: Callable, gpt2_folder: Path
+) -> None:
+    following = f"next: sparsebridge corpus build --source FOLDER --tokenizer {gpt2_folder} --out corpus\n"
+    assert cli("dense", "check", gpt2_folder).err.endswith(following)
+    assert "next:" not in cli("dense", "check", gpt2_folder, "--json").err

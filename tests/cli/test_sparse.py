@@ -59,7 +59,9 @@ def test_evaluate_reports_the_cross_entropy_of_held_out_text(
         expected = SparseTransformer.from_pretrained(sparse_folder)(tokens, labels=tokens).loss.item()
     assert found["cross_entropy"]["tinypython"]["value"] == pytest.approx(expected, rel=1e-4)
     assert found["density"] == pytest.approx(0.3, abs=0.1)
-    assert "tinypython" in cli("sparse", "evaluate", sparse_folder, "--corpus", corpus_folder).out
+    ran = cli("sparse", "evaluate", sparse_folder, "--corpus", corpus_folder)
+    assert "tinypython" in ran.out
+    assert ran.err == f"next: sparsebridge task check {sparse_folder}\n"
 
 
 def test_inspect_counts_the_nonzeros(cli: Callable, sparse_folder: Path) -> None:

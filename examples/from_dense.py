@@ -14,7 +14,9 @@ import argparse
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -23,6 +25,7 @@ from bridges.alignment import align
 from bridges.artefact import dense_rms
 from bridges.bridge import Bridge
 from bridges.bridge_config import BridgeConfig
+from bridges.losses import kl_per_token
 from bridges.objective import BridgedObjective
 from bridges.training import REFERENCE_BLOCKS, BridgeSettings, BridgeText, train_bridge
 from dense_adapters import DenseStack, load_stack
@@ -32,7 +35,7 @@ from sparse_model.corpus.build import build_corpus
 from sparse_model.corpus.corpus import Corpus
 from sparse_model.corpus.corpus_config import CorpusConfig
 from sparse_model.studies.page import publish
-from sparse_model.training.projection import sparse_tensors
+from sparse_model.training.projection import project, sparse_tensors
 from sparse_model.training.schedule import anneal_is_over, density_at
 from sparse_model.training.train_config import TrainConfig
 from sparse_model.transformer.model import SparseTransformer
@@ -169,6 +172,20 @@ def mixture(data: Corpus, evaluation: dict[str, Any], figure: str) -> float:
     return sum(shares[name] * float(evaluation[name][figure]["value"]) for name in shares) / sum(shares.values())
 
 
+@torch.no_grad()
+def untrained(dense: DenseStack, data: Corpus, density: float, fraction: float | None) -> float:
+    """KL(dense ‖ copy) of a copy that keeps its largest weights, and of its channels a fraction, and is not trained at all."""
+    sparse = copied(dense)
+    project(sparse_tensors(sparse), density, TRAIN.floor)
+    sparse.config.topk_fraction = fraction
+    found = {}
+    for name, blocks in data.held_out.items():
+        tokens = torch.from_numpy(np.asarray(blocks[:EVALUATED], dtype=np.int64))
+        target = F.log_softmax(dense.model(tokens).logits.float(), dim=-1)
+        found[name] = {"kl": {"value": float(kl_per_token(target, sparse(tokens).logits).mean())}}
+    return mixture(data, found, "kl")
+
+
 def run_one(
     name: str,
     start: Start,
@@ -240,7 +257,15 @@ def run(out: Path, is_wider_too: bool = False) -> dict[str, Any]:
         sizes = [sum(t.parameter.numel() for t in sparse_tensors(SparseTransformer(c))) for c in (config, wider)]
         one("wider", "random", wider, lowest * sizes[0] / sizes[1], best)
     evaluation = read_json(out / runs[0]["name"], "bridge.json", "bridge")["evaluation"]
-    result = {"runs": runs, "kl_unigram": mixture(data, evaluation, "kl_unigram")}
+    alone = [
+        {
+            "density": density,
+            "kl": untrained(dense, data, density, None),
+            "kl_topk": untrained(dense, data, density, TOPK),
+        }
+        for density in (1.0, *DENSITIES)
+    ]
+    result = {"runs": runs, "untrained": alone, "kl_unigram": mixture(data, evaluation, "kl_unigram")}
     write_json(out / "result.json", result)
     return result
 
@@ -275,6 +300,8 @@ def table(result: dict[str, Any]) -> str:
         "mean over sites and both directions. KL at the lowest density by "
         f"learning rate and what is done to the gradient's RMS: {'; '.join(tried)}.",
     ]
+    lines += ["", f"| the copy without training, density | KL | with AbsTopK at {TOPK:.0%} too |", "|---|---|---|"]
+    lines += [f"| {one['density']:.0%} | {one['kl']:.3f} | {one['kl_topk']:.3f} |" for one in result["untrained"]]
     return "\n".join(lines)
 
 

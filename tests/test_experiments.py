@@ -283,6 +283,9 @@ def test_the_bridges_of_a_copy_start_as_identities_and_anneal_with_its_density(
     copy, wider = result["runs"][0], result["runs"][-1]
     assert wider["nonzero"] == pytest.approx(copy["nonzero"], rel=0.2)
     assert f"| {copy['kl']:.3f} |" in example.table(result)
+    whole, *pruned = result["untrained"]
+    assert whole["kl"] < 1e-5 < whole["kl_topk"]
+    assert pruned[-1]["kl"] > pruned[0]["kl"] > 1e-4
     monkeypatch.setattr(example, "train_bridge", None)  # done runs are read
     assert example.run(tmp_path / "out", is_wider_too=True) == result
     monkeypatch.setattr(example, "TRAIN", train.model_copy(update={"steps": 5}))

@@ -301,7 +301,9 @@ def table(result: dict[str, Any]) -> str:
         f"learning rate and what is done to the gradient's RMS: {'; '.join(tried)}.",
     ]
     lines += ["", f"| the copy without training, density | KL | with AbsTopK at {TOPK:.0%} too |", "|---|---|---|"]
-    lines += [f"| {one['density']:.0%} | {one['kl']:.3f} | {one['kl_topk']:.3f} |" for one in result["untrained"]]
+    lines += [
+        f"| {one['density']:.0%} | {max(0.0, one['kl']):.3f} | {one['kl_topk']:.3f} |" for one in result["untrained"]
+    ]
     return "\n".join(lines)
 
 

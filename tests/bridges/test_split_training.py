@@ -4,14 +4,13 @@
 """
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 
 from bridges.artefact import load_bridge
-from tests.sparse_model.training.runs import ON_CPU, SPLIT, WHOLE, launched
+from tests.sparse_model.training.runs import SPLIT, WHOLE, run_together
 
 SETTINGS = (
     "--steps 6 --batch-size 4 --density 0.5 --evaluate-every 3 --validation-blocks 2 --diagnose-every 3 --log-to none "
@@ -24,12 +23,10 @@ def test_split_and_whole_parameters_train_the_same_bridge(
     corpus_folder: Path, gpt2_folder: Path, tmp_path: Path
 ) -> None:
     command = f"-m cli.main bridge train {gpt2_folder} --corpus {corpus_folder} --json {SETTINGS} --out".split()
+    kinds = {"whole": WHOLE, "split": SPLIT}
+    run_together(*((kind, [*command, str(tmp_path / name)]) for name, kind in kinds.items()))
     made = {}
-    for name, starts in {"whole": launched(command, WHOLE), "split": launched(command, SPLIT)}.items():
-        done = subprocess.run(
-            [*starts, str(tmp_path / name)], capture_output=True, text=True, timeout=400, check=False, env=ON_CPU
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
+    for name in kinds:
         assert json.loads((tmp_path / name / "training.json").read_text())["processes"] == 2
         made[name] = load_bridge(tmp_path / name)
     for part in ("sparse", "bridge"):

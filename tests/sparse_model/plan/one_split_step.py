@@ -1,10 +1,10 @@
 """The second step of a training run whose parameters are split, started in several processes: SHAPE VOCABULARY CONFIG FOLDER.
 
+Started by `together.py`, whose processes end without the interpreter's own end, which the profiler's threads may outlive.
 The first process writes to FOLDER/seen.json the bytes of weights and moments it holds, and the peak of the step's own.
 """
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,3 @@ if __name__ == "__main__":
     loop.train(LanguageModelling(model, projected=model), Batches(blocks, train.batch_size, 0), train, folder)
     if PartialState().is_main_process:
         (folder / "seen.json").write_text(json.dumps(seen))
-    # The profiler's threads may outlive the interpreter on a busy machine, which then aborts although all is written.
-    PartialState().wait_for_everyone()
-    sys.stdout.flush()
-    os._exit(0)

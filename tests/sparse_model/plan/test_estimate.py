@@ -1,7 +1,6 @@
 """Plans against what runs really take: counts exactly, FLOPs against torch's counter, memory against its allocations."""
 
 import json
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from sparse_model.training.speed import count_flops
 from sparse_model.training.train_config import TrainConfig
 from sparse_model.transformer.shape import SparseShape
 from tests.sparse_model.plan.allocations import peak_bytes
-from tests.sparse_model.training.runs import ON_CPU, SPLIT, launched
+from tests.sparse_model.training.runs import SPLIT, run_together
 
 SWITCHES: list[dict[str, Any]] = [
     {},
@@ -93,33 +92,38 @@ def test_peak_memory_is_within_a_fifth_of_what_a_step_allocates(
     assert found.moments == sum(v.nbytes for s in optimizer.state.values() for k, v in s.items() if k != "step")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("shape", "vocabulary", "batch"),
-    [
-        ({"d_model": 128, "n_layer": 4}, 64, 4),  # sublayers decide
-        ({"d_model": 128, "n_layer": 2}, 2048, 4),  # embedding and unembedding do
-        ({"d_model": 64, "n_layer": 2}, 256, 32),  # activations do
-    ],
-)
-def test_memory_of_split_parameters_is_within_a_fifth_of_what_each_of_two_processes_holds(
-    shape: dict[str, int], vocabulary: int, batch: int, tmp_path: Path
-) -> None:
-    train = {
-        "steps": 2,
-        "batch_size": batch,
-        "density": 0.1,
-        "checkpoint_every": 9,
-        "evaluate_every": 0,
-        "diagnose_every": 0,
-    }
+SPLIT_STEPS: list[tuple[dict[str, int], int, int]] = [
+    ({"d_model": 128, "n_layer": 4}, 64, 4),  # sublayers decide
+    ({"d_model": 128, "n_layer": 2}, 2048, 4),  # embedding and unembedding do
+    ({"d_model": 64, "n_layer": 2}, 256, 32),  # activations do
+]
+
+
+def two_steps(batch: int) -> TrainConfig:
+    return TrainConfig(steps=2, batch_size=batch, density=0.1, checkpoint_every=9, evaluate_every=0, diagnose_every=0)
+
+
+@pytest.fixture(scope="module")
+def split_steps(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, int]]:
+    """What each of two processes holds in a step of each of SPLIT_STEPS."""
+    folders = [tmp_path_factory.mktemp("split") for _ in SPLIT_STEPS]
     script = str(Path(__file__).with_name("one_split_step.py"))
-    command = launched([script, json.dumps(shape), str(vocabulary), json.dumps(train), str(tmp_path)], SPLIT)
-    environment = {**ON_CPU, "PYTHONPATH": str(Path(__file__).parents[3])}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
-    seen = json.loads((tmp_path / "seen.json").read_text())
-    settings = TrainConfig.from_mapping(train)
+    run_together(
+        *(
+            (SPLIT, [script, json.dumps(shape), str(vocabulary), json.dumps(two_steps(batch).to_json()), str(folder)])
+            for (shape, vocabulary, batch), folder in zip(SPLIT_STEPS, folders, strict=True)
+        )
+    )
+    return [json.loads((folder / "seen.json").read_text()) for folder in folders]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(len(SPLIT_STEPS)))
+def test_memory_of_split_parameters_is_within_a_fifth_of_what_each_of_two_processes_holds(
+    number: int, split_steps: list[dict[str, int]]
+) -> None:
+    (shape, vocabulary, batch), seen = SPLIT_STEPS[number], split_steps[number]
+    settings = two_steps(batch)
     workload = sparse_workload(SparseShape.from_mapping(shape).config(vocabulary, 32), settings)
     found = make_plan(workload, settings, 32, DATASHEETS[0], 2, 0.3, split=True).memory
     assert found.weights == pytest.approx(seen["weights"], rel=0.01)

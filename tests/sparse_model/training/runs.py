@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,9 +23,12 @@ CONFIG = TrainConfig(
     steps=13, batch_size=8, lr=0.05, density=0.2, checkpoint_every=3, log_every=2, gradient_rms="normalise", floor=1
 )
 ONE_RUN = Path(__file__).with_name("one_run.py")
-ON_CPU = {**os.environ, "ACCELERATE_USE_CPU": "true"}
+ROOT = Path(__file__).resolve().parents[3]
+ON_CPU = {**os.environ, "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT), "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "300"}
 WHOLE, SPLIT = ["--multi_gpu"], ["--use_fsdp", "--fsdp_version", "2"]
 """How two processes are launched: each holds all parameters, or a part of every one."""
+TWO = [*("--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"), *("--dynamo_backend", "no")]
+TWO += ["--main_process_port", "0"]
 
 
 def run(
@@ -44,8 +48,17 @@ def alone(blocks: np.ndarray, config: TrainConfig, model: nn.Module, folder: Pat
 
 def launched(arguments: list[str], kind: list[str]) -> list[str]:
     """The command that runs a script with its arguments in two processes on the CPU (with the environment `ON_CPU`)."""
-    options = "--num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0"
-    return [sys.executable, "-m", "accelerate.commands.launch", *kind, *options.split(), *arguments]
+    return [sys.executable, "-m", "accelerate.commands.launch", *kind, *TWO, *arguments]
+
+
+def run_together(*runs: tuple[list[str], list[str]]) -> None:
+    """Run scripts, each (kind, arguments) in two processes on the CPU, one after the other: `together.py`."""
+    described = json.dumps([([*kind, *TWO], arguments) for kind, arguments in runs])
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.sparse_model.training.together", described],
+        capture_output=True, text=True, timeout=600, check=False, env=ON_CPU, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def weights(objective: LanguageModelling) -> Weights:

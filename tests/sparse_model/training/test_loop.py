@@ -120,7 +120,7 @@ def test_a_process_killed_by_sigkill_resumes_to_the_same_bits(
     config = CONFIG.model_copy(update={"steps": 30, "checkpoint_every": 1, "log_every": 1})
     folder = tmp_path / "killed"
     arguments = alone(blocks, config, objective().model, tmp_path, "killed")
-    command = [sys.executable, *arguments, str(torch.get_num_threads())]
+    command = [sys.executable, *arguments, str(torch.get_num_threads()), "28"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE)
     try:
         while not list((folder / "checkpoints").glob("step-*")):

@@ -1,4 +1,7 @@
-"""Runs of several processes: with whole or split parameters they train what one process trains."""
+"""Runs of several processes: with whole or split parameters they train what one process trains.
+
+Those that are stopped are started by `accelerate launch` itself, as a person would; the others as it would (`together.py`).
+"""
 
 import json
 import shutil
@@ -27,6 +30,7 @@ from tests.sparse_model.training.runs import (
     assert_same_bits,
     launched,
     run,
+    run_together,
     weights,
 )
 
@@ -77,34 +81,42 @@ def terminated(process: subprocess.Popen[str], folder: Path) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "held"), [(WHOLE, 1.0), (SPLIT, 0.5)], ids=["whole", "split"])
-def test_two_processes_under_accelerate_launch_train_what_one_does(
-    kind: list[str], held: float, objective: Make, blocks: np.ndarray, tmp_path: Path
+def test_two_processes_with_whole_or_split_parameters_train_what_one_does(
+    objective: Make, blocks: np.ndarray, tmp_path: Path
 ) -> None:
-    command = launched([*alone(blocks, TOGETHER, objective().model, tmp_path, "two"), "1"], kind)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False, env=ON_CPU)
-    assert done.returncode == 0, done.stderr[-3000:]
-    for rank in range(2):
-        seen = json.loads((tmp_path / "two" / f"process-{rank}.json").read_text())
-        assert seen["processes"] == 2
-        assert seen["held"] == pytest.approx(held, abs=0.01)
     single = objective()
-    rows = run(single, blocks, tmp_path / "one", TOGETHER, validation=Validation({"text": blocks[:10]}))
-    together = saved_weights(tmp_path / "two", 50)
+    validation = Validation({"text": blocks[:10]})
+    rows = run(single, blocks, tmp_path / "one", TOGETHER, validation=validation)
+    kinds = {"whole": (WHOLE, 1.0), "split": (SPLIT, 0.5)}
+    command = alone(blocks, TOGETHER, objective().model, tmp_path, "")[:-1]
+    run_together(*((kind, [*command, str(tmp_path / name), "1"]) for name, (kind, _) in kinds.items()))
+    for name, (_, held) in kinds.items():
+        for rank in range(2):
+            seen = json.loads((tmp_path / name / f"process-{rank}.json").read_text())
+            assert seen["processes"] == 2
+            assert seen["held"] == pytest.approx(held, abs=0.01)
+        assert_trained_alike(tmp_path / name, tmp_path / "one", single, objective(), rows)
+
+
+def assert_trained_alike(
+    two: Path, one: Path, single: LanguageModelling, untrained: LanguageModelling, rows: list[dict[str, float]]
+) -> None:
+    """Weights, the saved model, and what was logged and diagnosed of two processes are those of one."""
+    together = saved_weights(two, 50)
     assert_close(together, trained_weights(single))
-    untrained = trained_weights(objective())
-    assert any((together[name] - value).abs().max() > 1e-2 for name, value in untrained.items())
-    final = SparseTransformer.from_pretrained(tmp_path / "two" / "trained")
+    before = trained_weights(untrained)
+    assert any((together[name] - value).abs().max() > 1e-2 for name, value in before.items())
+    final = SparseTransformer.from_pretrained(two / "trained")
     trained = {f"model.{name}": value.detach() for name, value in final.named_parameters() if value.requires_grad}
     assert_same_bits(trained, together)
     logged, diagnosed = (
-        [json.loads(line) for line in (tmp_path / "two" / name).read_text().splitlines()]
+        [json.loads(line) for line in (two / name).read_text().splitlines()]
         for name in ("metrics.jsonl", "diagnostics.jsonl")
     )
     for ours, theirs in zip(logged, rows, strict=True):
         for name in ("loss", "gradient_rms", "validation_loss", "revived_neurons", "revived_qk"):
             assert ours.get(name) == pytest.approx(theirs.get(name), abs=1e-5)
-    lines = (tmp_path / "one" / "diagnostics.jsonl").read_text().splitlines()
+    lines = (one / "diagnostics.jsonl").read_text().splitlines()
     for ours, theirs in zip(diagnosed, map(json.loads, lines), strict=True):
         for table in ("density", "turnover"):
             assert ours[table] == pytest.approx(theirs[table], abs=1e-5)
@@ -120,7 +132,7 @@ def test_split_processes_go_on_from_one_process_and_after_sigterm_one_process_fr
     run(single, blocks, tmp_path / "one", config, validation=validation)
     two, step = tmp_path / "two", "step-00000020"
     shutil.copytree(tmp_path / "one" / "checkpoints" / step, two / "checkpoints" / step)
-    command = launched([*alone(blocks, config, objective().model, tmp_path, "two"), "1"], SPLIT)
+    command = launched([*alone(blocks, config, objective().model, tmp_path, "two"), "1", "44"], SPLIT)
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ON_CPU)
     told = terminated(process, two)
     assert "going on after step 20 of 50" in told
@@ -137,21 +149,13 @@ def test_sigterm_to_the_launcher_stops_two_processes_at_one_step_and_they_resume
     objective: Make, blocks: np.ndarray, tmp_path: Path
 ) -> None:
     config = TOGETHER.model_copy(update={"steps": 80, "checkpoint_every": 1000, "log_every": 1})
-    found = {}
-    for name in ("whole", "stopped"):
-        folder = tmp_path / name
-        folder.mkdir()
-        command = launched([*alone(blocks, config, objective().model, folder, "two"), "1"], WHOLE)
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ON_CPU)
-        if name == "stopped":
-            terminated(process, folder / "two")
-            (saved,) = (folder / "two" / "checkpoints").glob("step-*")
-            assert int(saved.name[5:]) < 80
-            process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ON_CPU)
-        told = process.communicate(timeout=400)[1]
-        assert process.returncode == 0, told[-3000:]
-        found[name] = saved_weights(folder / "two", 80)
-    assert_same_bits(found["stopped"], found["whole"])
+    whole, stopped = ([*alone(blocks, config, objective().model, tmp_path, name), "1"] for name in ("whole", "stopped"))
+    process = subprocess.Popen(launched([*stopped, "74"], WHOLE), stderr=subprocess.PIPE, text=True, env=ON_CPU)
+    terminated(process, tmp_path / "stopped")
+    (saved,) = (tmp_path / "stopped" / "checkpoints").glob("step-*")
+    assert int(saved.name[5:]) < 80
+    run_together((WHOLE, stopped), (WHOLE, whole))
+    assert_same_bits(saved_weights(tmp_path / "stopped", 80), saved_weights(tmp_path / "whole", 80))
 
 
 @pytest.mark.parametrize(

@@ -13,16 +13,16 @@ from cli.demo import BUNDLED
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "report.md"
 SMALL = """
 [prune]
-steps = 25
-pairs = 32
-batch_pairs = 8
-elimination_rounds = 4
-edge_steps = 8
+steps = 12
+pairs = 16
+batch_pairs = 4
+elimination_rounds = 0
+edge_steps = 4
 target_loss = 0.4
 
 [demo]
 tasks = ["for_while"]
-text_blocks = 8
+text_blocks = 4
 evaluate_pairs = 8
 draws = 99
 """

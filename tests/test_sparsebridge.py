@@ -12,7 +12,7 @@ import pytest
 import sparsebridge as sb
 
 ROOT = Path(__file__).resolve().parents[1]
-QUICK = sb.PruneConfig(steps=30, edge_steps=10, pairs=32)
+QUICK = sb.PruneConfig(steps=30, edge_steps=10, pairs=32, elimination_rounds=0)
 
 
 def _python(code: str, limit: int = 240) -> str:

@@ -37,8 +37,6 @@ WARM_UP = 3
 """Steps before the first that counts: the first is run under a counter of operations, the next still allocate."""
 COMMANDS = (("--help",), ("--version",), ("task", "list"), ("bridge", "train", "--help"))
 """Commands that should be instant."""
-STARTS = 3
-"""Pairs of each per turn; they are short."""
 SLOWER = 1.05
 """What --check allows the median of a ratio of processor seconds to be."""
 
@@ -180,7 +178,7 @@ def measure_training(older: Path, recipe: Recipe, dense: Path, turns: int, steps
 
 
 def measure_start(
-    older: Path, turns: int, commands: Sequence[Sequence[str]] = COMMANDS
+    older: Path, pairs: int, commands: Sequence[Sequence[str]] = COMMANDS
 ) -> tuple[dict[str, list[Pair]], list[str]]:
     """Wall-clock and processor seconds by command, and the commands that the older tree does not know."""
     found: dict[str, list[Pair]] = {}
@@ -195,9 +193,9 @@ def measure_start(
             except RefusedError:
                 unknown.append(name)
                 continue
-            pairs = [by_turns(older, measure, turn) for turn in range(turns * STARTS)]
-            found[f"{name}, wall"] = [Pair(a.wall, b.wall) for a, b in pairs]
-            found[f"{name}, processor"] = [Pair(a.processor, b.processor) for a, b in pairs]
+            used = [by_turns(older, measure, turn) for turn in range(pairs)]
+            found[f"{name}, wall"] = [Pair(a.wall, b.wall) for a, b in used]
+            found[f"{name}, processor"] = [Pair(a.processor, b.processor) for a, b in used]
     return found, unknown
 
 
@@ -225,6 +223,7 @@ def main() -> None:
     parser.add_argument("older", type=Path, metavar="OLD_CHECKOUT")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--steps", type=int, default=20, help=f"of every training, {WARM_UP + 2} or more")
+    parser.add_argument("--starts", type=int, default=9, help="pairs of every command that should be instant")
     parser.add_argument("--check", action="store_true", help=f"exit 1 where processor time grew beyond {SLOWER} times")
     parser.add_argument("--into", type=Path, help="also write a table between two comments of this page")
     parser.add_argument("--block", default="against", help="the name of these comments")
@@ -235,12 +234,12 @@ def main() -> None:
     if arguments.steps < WARM_UP + 2:
         parser.error(f"--steps {arguments.steps}: the first {WARM_UP} do not count; give {WARM_UP + 2} or more")
     found: dict[str, Any] = {**machine(), "threads": 1, "older": _commit(older), "this": _commit(HERE)}
-    found |= {"turns": arguments.turns, "steps a turn": arguments.steps, "starts a turn": STARTS}
-    starts, unknown = measure_start(older, arguments.turns)
-    if unknown:
-        found["unknown to the older"] = ", ".join(unknown)
+    found |= {"turns": arguments.turns, "steps a turn": arguments.steps, "starts": arguments.starts}
     recipe = tomllib.loads((older / RECIPE).read_text("utf-8"))
     training = measure_training(older, recipe, older / "cli/bundled/dense", arguments.turns, arguments.steps)
+    starts, unknown = measure_start(older, arguments.starts)
+    if unknown:
+        found["unknown to the older"] = ", ".join(unknown)
     found |= {name: summary(pairs) for name, pairs in (starts | training).items()}
     print(json.dumps(found, indent=1))
     if arguments.into:
@@ -248,7 +247,9 @@ def main() -> None:
 
         from sparse_model.studies.page import write_between
 
-        line = f"against.py OLD_CHECKOUT --turns {arguments.turns} --steps {arguments.steps}"
+        line = (
+            f"against.py OLD_CHECKOUT --turns {arguments.turns} --steps {arguments.steps} --starts {arguments.starts}"
+        )
         write_between(arguments.into, arguments.block, table(line, datetime.date.today().isoformat(), found))
     if arguments.check and slower(found):
         sys.exit(f"slower: {', '.join(slower(found))}")

@@ -117,10 +117,10 @@ def test_a_log_line_cut_in_half_does_not_stop_a_resume(objective: Make, blocks: 
 def test_a_process_killed_by_sigkill_resumes_to_the_same_bits(
     objective: Make, blocks: np.ndarray, tmp_path: Path
 ) -> None:
-    config = CONFIG.model_copy(update={"steps": 30, "checkpoint_every": 1, "log_every": 1})
+    config = CONFIG.model_copy(update={"steps": 14, "checkpoint_every": 1, "log_every": 1})
     folder = tmp_path / "killed"
     arguments = alone(blocks, config, objective().model, tmp_path, "killed")
-    command = [sys.executable, *arguments, str(torch.get_num_threads()), "28"]
+    command = [sys.executable, *arguments, str(torch.get_num_threads()), "12"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE)
     try:
         while not list((folder / "checkpoints").glob("step-*")):

@@ -6,6 +6,7 @@ FOLDER/process-RANK.json; the first one writes the model to FOLDER/trained.
 """
 
 import json
+import os
 import sys
 import threading
 import time
@@ -36,6 +37,8 @@ def fraction_held(objective: nn.Module) -> float:
 
 asked: list[threading.Event] = []
 """To stop; not in the objective, of which a split run makes a copy."""
+PARENT = os.getppid()
+"""Who may ask; without it nobody will."""
 
 
 @contextmanager
@@ -54,7 +57,7 @@ class Patient(LanguageModelling):
         self.last, self.accumulate = last, accumulate
 
     def forward(self, tokens: torch.Tensor, draw: int) -> dict[str, torch.Tensor]:
-        while draw // self.accumulate >= self.last and not asked[0].is_set():
+        while draw // self.accumulate >= self.last and not asked[0].is_set() and os.getppid() == PARENT:
             time.sleep(0.01)
         return super().forward(tokens, draw)
 

@@ -23,10 +23,13 @@ from sparse_model.studies.page import publish
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLED = ROOT / "cli" / "bundled"
+GRADE = "grade without control runs"
+GRADE_DRAWS = 40
+"""Random node sets per check of the grade."""
 COLUMNS = (
-    "task", "verdict", "gates not held", "nodes / edges", "circuit alone, loss", "necessary", "M6 slope", "M6 R²",
-    "circuit at its place", "M7", "decoded", "dense patch", "best without a bridge", "single node at 1, P(target)",
-    "substitution", "standing flips (class mean)",
+    "task", "verdict", "gates not held", "accuracy, dense / sparse", "nodes / edges", GRADE, "circuit alone, loss",
+    "necessary", "M6 slope", "M6 R²", "circuit at its place", "M7", "decoded", "dense patch", "best without a bridge",
+    "single node at 1, P(target)", "substitution", "standing flips (class mean)",
 )  # fmt: skip
 Report = dict[str, Any]
 
@@ -43,6 +46,9 @@ def explained(name: str, folder: Path, models: Any, arguments: argparse.Namespac
     kept = folder / f"{name}.json"
     if kept.is_file():
         found: Report = json.loads(kept.read_text("utf-8"))
+        if arguments.grade and "details" in found and "grade" not in found:
+            found["grade"] = grade_of(name, folder, models, arguments)
+            _keep(kept, found)
         return found
     started = time.process_time()
     config = models.settings
@@ -68,12 +74,34 @@ def explained(name: str, folder: Path, models: Any, arguments: argparse.Namespac
             resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         )  # of the process, tasks before it included
         report["details"] = found_verdict.report
+        if arguments.grade:
+            report["grade"] = grade_of(name, folder, models, arguments)
     except UserError as error:
         report["refused"] = str(error)
-    temporary = kept.with_suffix(".partial")
-    temporary.write_text(json.dumps(report), "utf-8")
-    temporary.replace(kept)
+    _keep(kept, report)
     return report
+
+
+def _keep(path: Path, report: Report) -> None:
+    temporary = path.with_suffix(".partial")
+    temporary.write_text(json.dumps(report), "utf-8")
+    temporary.replace(path)
+
+
+def grade_of(name: str, folder: Path, models: Any, arguments: argparse.Namespace) -> Report:
+    """Grade of the kept circuit by all checks that do not prune again: C where the basic gates pass, else D; which failed."""
+    from sparse_model.circuits.circuit import Circuit
+    from sparse_model.circuits.evidence.gather import gather
+    from sparse_model.circuits.evidence.outcome import Subject
+    from sparse_model.tasks import find_task
+    from sparse_model.tasks.splits import task_splits
+
+    config = models.settings
+    splits = task_splits(find_task(name), models.artefact.tokenizer, config.pairs, arguments.pairs, config.seed)
+    circuit = Circuit.load(folder / "circuits" / name)
+    subject = Subject(models.artefact.sparse, circuit, splits.held_out, config.seed)
+    found = gather(subject, splits.train, splits.validation, None, config, GRADE_DRAWS)
+    return {**found.grade.to_json(), "seconds": sum(found.seconds.values())}
 
 
 def check_both(models: Any, name: str, arguments: argparse.Namespace) -> None:
@@ -122,17 +150,20 @@ def table(reports: list[Report]) -> str:
     judged = [report for report in reports if "details" in report]
     words = [report["details"]["verdict"]["word"] for report in judged]
     counted = ", ".join(f"{words.count(word)} {word}" for word in ("explains", "steers", "fails"))
+    graded = any("grade" in report for report in judged)
+    columns = [name for name in COLUMNS if graded or name != GRADE]
     lines = [
         f"{len(judged)} tasks judged: {counted}. Shares are of the dense model's own difference; 95 % intervals over templates.",
         "",
-        "| " + " | ".join(COLUMNS) + " |",
-        "|---" * len(COLUMNS) + "|",
+        "| " + " | ".join(columns) + " |",
+        "|---" * len(columns) + "|",
     ]
     for report in reports:
         if "details" not in report:
-            lines.append(f"| {report['task']} | not judged: {report['refused']} |" + " |" * (len(COLUMNS) - 2))
+            lines.append(f"| {report['task']} | not judged: {report['refused']} |" + " |" * (len(columns) - 2))
         else:
-            lines.append("| " + " | ".join(_cells(report)) + " |")
+            cells = dict(zip(COLUMNS, _cells(report), strict=True))
+            lines.append("| " + " | ".join(cells[name] for name in columns) + " |")
     return "\n".join([*lines, "", _cost(judged)])
 
 
@@ -183,7 +214,9 @@ def _cells(report: Report) -> list[str]:
         report["task"],
         verdict["word"],
         ", ".join(failed) or "–",
+        " / ".join(f"{details['accuracy'][name]['value']:.2f}" for name in ("dense", "sparse")),
         f"{report['nodes']} / {report['edges']}",
+        report.get("grade", {}).get("letter", "–"),
         _interval(inside["loss"]),
         _interval(inside["necessity"]),
         _interval(moved["slope"]),
@@ -254,6 +287,9 @@ def main() -> None:
     parser.add_argument("--transfer-pairs", type=int, default=24, help="held-out pairs that M6 is measured on")
     parser.add_argument("--null-bridges", type=int, default=3, help="bridges of either kind that know nothing")
     parser.add_argument("--no-standing", action="store_true", help="leave standing edits out")
+    parser.add_argument(
+        "--grade", action="store_true", help="grade circuits too, by the checks that do not prune again"
+    )
     parser.add_argument("--into", type=Path)
     arguments = parser.parse_args()
     number, parts = map(int, arguments.part.split("/"))
@@ -261,7 +297,7 @@ def main() -> None:
     (arguments.runs / "circuits").mkdir(parents=True, exist_ok=True)
     models, reports = None, []
     for done, name in enumerate(names):
-        if models is None and not (arguments.runs / f"{name}.json").is_file():
+        if models is None and (arguments.grade or not (arguments.runs / f"{name}.json").is_file()):
             models = Models(arguments)
         started = time.perf_counter()
         reports.append(explained(name, arguments.runs, models, arguments))

@@ -154,14 +154,12 @@ def shrink(found: dict[str, Any]) -> str:
         task["evidence"]["findings"][name] for task in found.values() for name in CONTROLS
         if name in task["evidence"]["findings"]
     ]  # fmt: skip
+    never = sum(run["ratio"] is None for run in runs)
     small = sum(run["ratio"] is not None and run["ratio"] < SEPARATES for run in runs)
-    counted = (
-        f"Pruned with the same decision, {small} of {len(runs)} control runs come out with less than {SEPARATES:g} times the "
-        "nodes of their task"
+    return (
+        f"Of {len(runs)} control runs, pruned with the same decision, {never} are never brought to the target, "
+        f"{len(runs) - never - small} need at least {SEPARATES:g} times the nodes of their task, and {small} fewer."
     )
-    if not small:
-        return f"{counted}: none of these circuits is as small as one for something that the model does not do."
-    return f"{counted}: there, few nodes alone do not tell a circuit from something that the model does not do."
 
 
 def row(task: dict[str, Any]) -> list[str]:

@@ -22,6 +22,7 @@ complete.py      refuse checkpoints that are not the whole model
 adapter.py       merge an adapter (LoRA) into its base
 half_precision.py  frozen weights in bf16 while training, and back
 gguf_cache.py    keep what GGUF files were converted to
+gguf_file.py     why a GGUF file does not load
 loading.py       load a model and tokenizer by id, folder or GGUF file, plainly or as a stack
 left_out.py      special tokens and the first position, which edits may leave alone
 positions.py     prompt, generated and padding positions of a running forward

@@ -1,6 +1,7 @@
 """What every command group looks like: help in sections, a bare group that explains itself, hints after a typo."""
 
 import difflib
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -24,8 +25,15 @@ class Command(TyperCommand):
         """Run the command.
 
         Raises:
+            BadParameter: a number is NaN or infinite.
             UserError: with `--overwrite`, an input would be lost.
         """
+        for name, value in ctx.params.items():
+            for number in value if isinstance(value, (list, tuple)) else [value]:
+                if isinstance(number, float) and not math.isfinite(number):
+                    raise typer.BadParameter(
+                        f"{number} is not a finite number", ctx, param_hint=f"--{name.replace('_', '-')}"
+                    )
         if ctx.params.get("overwrite"):  # loaded here, for most starts need it as little as `--help` does
             from cli.replacing import check_inputs_kept
 

@@ -19,7 +19,7 @@ from foundation.errors import UserError
 class Settings(BaseModel):
     """Base of every config: frozen, unknown keys refused with the nearest valid name."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @classmethod
     def from_mapping(

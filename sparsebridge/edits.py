@@ -1,5 +1,6 @@
 """A circuit as a change of the dense model."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -43,7 +44,13 @@ class CircuitEdit:
         return self.edit.strength
 
     def with_strength(self, strength: float) -> "CircuitEdit":
-        """The same edit at another strength."""
+        """The same edit at another strength.
+
+        Raises:
+            UserError: NaN or infinite.
+        """
+        if not math.isfinite(strength):
+            raise UserError(f"strength {strength}: not a finite number; give one")
         return CircuitEdit(self.dense, replace(self.edit, strength=strength))
 
     @contextmanager

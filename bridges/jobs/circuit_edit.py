@@ -4,6 +4,7 @@ paired     the circuit's read nodes (or chosen nodes) as directions; the edit ac
 standing   rule `move`: place and strength are chosen on validation pairs; another rule: chosen nodes alone
 """
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -50,8 +51,11 @@ class EditWish:
         """Refuse parts that do not go together, before anything is loaded.
 
         Raises:
-            UserError: the rule is unknown, or a part belongs to another form or rule.
+            UserError: the rule is unknown, a part belongs to another form or rule, or a number is NaN or infinite.
         """
+        for name, number in (("value", self.value), ("strength", self.strength)):
+            if number is not None and not math.isfinite(number):
+                raise UserError(f"{name} {number}: not a finite number; give one")
         try:
             find_rule(self.rule)
         except UserError as error:

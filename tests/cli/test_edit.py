@@ -164,6 +164,8 @@ def test_a_damaged_edit_is_one_line(
         (("--dense", "nowhere"), "nowhere"),
         (("--blocks", "0"), "--blocks"),
         (("--loops", "open"), "--loop"),
+        (("--strength", "nan"), "--strength: nan is not a finite number"),
+        (("--rule", "clamp", "--value", "inf"), "--value: inf is not a finite number"),
     ],
 )  # fmt: skip
 def test_wrong_input_to_map_is_one_line_and_leaves_nothing(

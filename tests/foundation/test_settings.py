@@ -25,7 +25,14 @@ def test_a_misspelt_key_is_refused_with_the_nearest_valid_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "named"), [({"width": 0}, "width = 0"), ({"rate": "fast"}, "rate = 'fast'"), ({"width": 1.5}, "width")]
+    ("values", "named"),
+    [
+        ({"width": 0}, "width = 0"),
+        ({"rate": "fast"}, "rate = 'fast'"),
+        ({"width": 1.5}, "width"),
+        ({"rate": float("inf")}, "rate = inf"),
+        ({"rate": float("nan")}, "rate = nan"),
+    ],
 )
 def test_a_value_out_of_range_or_of_another_type_is_refused_by_name(values: dict[str, object], named: str) -> None:
     with pytest.raises(UserError, match=named) as caught:

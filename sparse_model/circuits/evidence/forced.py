@@ -91,7 +91,8 @@ def with_elimination(
     sizes = [
         (size, i) for i, (_, found) in enumerate(ranked) if (size := found.nodes_at(config.target_loss)) is not None
     ]
-    if sizes and config.signal != "adversarial":
+    needed = bool(sizes) and min(sizes)[0] > 0  # where no node is needed there is nothing to eliminate
+    if needed and config.signal != "adversarial":
         decide = Deciding(
             model, [pairs.select(slice(0, DECIDING))], values, config.calibrate_in_decision, config.max_scale
         )

@@ -23,7 +23,7 @@ from sparse_model.circuits.evidence.control_cache import cached_curves
 from sparse_model.circuits.evidence.controls import KINDS, Nonsense, RandomWeights, compared
 from sparse_model.circuits.evidence.faithfulness import faithfulness
 from sparse_model.circuits.evidence.finding import Finding
-from sparse_model.circuits.evidence.forced import Forced, ranked_losses
+from sparse_model.circuits.evidence.forced import Forced, ranked_losses, with_elimination
 from sparse_model.circuits.evidence.frozen_norm import frozen_norm
 from sparse_model.circuits.evidence.gather import gather
 from sparse_model.circuits.evidence.grades import GATES, grade
@@ -187,6 +187,22 @@ def test_sizes_count_equal_scores_together(known, circuit: Circuit) -> None:
     assert found.curve[3] == pytest.approx(alone, abs=1e-5)
     assert alone > reached
     assert found.curve[total] == pytest.approx(task_loss(known.model, known.train), abs=1e-5)
+
+
+def test_where_no_node_is_needed_nothing_is_eliminated(
+    known, circuit: Circuit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("looked for a smaller set than none")
+
+    monkeypatch.setattr("sparse_model.circuits.evidence.forced.discretised", never)
+    scores = {name: torch.full((len(mask),), 0.5) for name, mask in circuit.keep.items()}
+    config = PruneConfig(target_loss=0.15)
+    for curve in ({0: 0.1, 5: 0.05}, {0: 0.7, 5: 0.6}):  # the empty set reaches the target; none does
+        found = with_elimination(known.model, [(scores, Forced(curve))], known.train, known.values, config)
+        assert found.curve == curve
+    with pytest.raises(AssertionError, match="smaller set"):
+        with_elimination(known.model, [(scores, Forced({0: 0.7, 5: 0.1}))], known.train, known.values, config)
 
 
 def test_a_control_separates_when_it_needs_twice_the_nodes_or_never_gets_there() -> None:

@@ -135,7 +135,8 @@ def _changed_matrices(weights: Path) -> dict[str, tuple[int, int]]:
     """Inputs and outputs of every matrix that a file of low-rank factors changes, by the name of its module."""
     try:
         with safe_open(weights, framework="pt") as file:
-            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (no mapping)
+            names = file.keys()
+            shapes = {name: file.get_slice(name).get_shape() for name in names}
     except (OSError, SafetensorError):
         return {}  # another format, or damage, which peft names
     found = {}

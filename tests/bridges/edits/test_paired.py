@@ -72,7 +72,7 @@ def test_open_and_closed_agree_at_one_site_and_part_at_two(setting: Callable) ->
     found_in = setting()
     one = [edit_of(found_in, ["0.mlp.act_in:4", "0.mlp.act_in:5"], loop) for loop in ("open", "closed")]
     torch.testing.assert_close(run(found_in, one[0]), run(found_in, one[1]), atol=1e-5, rtol=1e-5)
-    names = [f"{l}.attn.act_in:{c}" for l in (0, 1) for c in range(24)]  # noqa: E741
+    names = [f"{layer}.attn.act_in:{c}" for layer in (0, 1) for c in range(24)]
     two = [edit_of(found_in, names, loop) for loop in ("open", "closed")]
     assert not torch.allclose(run(found_in, two[0]), run(found_in, two[1]), atol=1e-4)
 

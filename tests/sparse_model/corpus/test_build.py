@@ -183,5 +183,5 @@ def test_a_damaged_file_of_a_corpus_is_refused_in_one_line_and_nothing_waits_for
     folder = Path(shutil.copytree(corpus.folder, tmp_path / "copy"))
     damage(folder)
     with pytest.raises(UserError, match=reason) as refusal:
-        Corpus.load(folder).tokenizer  # noqa: B018 (loaded on first use)
+        _ = Corpus.load(folder).tokenizer  # loaded on first use
     assert "\n" not in str(refusal.value)

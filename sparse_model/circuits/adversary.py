@@ -151,7 +151,8 @@ def ascend(
     """One sign-gradient step of the adversary from α, and the loss per mask of the subset α > ½ it started from."""
     masks = {name: mask.requires_grad_() for name, mask in ablate_subset(keep, alpha).items()}
     loss = F.softplus(-answer_differences(prompts, rows, masks, values, edges)).mean(1)
-    gradients = torch.autograd.grad(loss.sum(), list(masks.values()))
+    # queries and keys of a head of which nothing is kept have no part in the loss
+    gradients = torch.autograd.grad(loss.sum(), list(masks.values()), materialize_grads=True)
     moved = {
         name: (alpha[name] - step_size * gradient.sign()).clamp(0, 1)
         for name, gradient in zip(masks, gradients, strict=True)

@@ -68,7 +68,8 @@ def node_harm(keep: Keep, deciding: Deciding) -> dict[str, Float[Tensor, " W"]]:
         calibration.loss(answer_differences(prompts, rows, masks, deciding.values)[0])
         for prompts, rows in zip(deciding.prompts, deciding.rows, strict=True)
     ]
-    gradients = torch.autograd.grad(torch.stack(losses).mean(), list(masks.values()))
+    # queries and keys of a head of which nothing is kept have no part in the loss
+    gradients = torch.autograd.grad(torch.stack(losses).mean(), list(masks.values()), materialize_grads=True)
     return {name: -gradient[0] for name, gradient in zip(masks, gradients, strict=True)}
 
 

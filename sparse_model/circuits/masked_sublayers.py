@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sparse_model.circuits.idle_heads import EvenMean, busy_heads, channels_of
 from sparse_model.circuits.prompts import PromptRows, Prompts
 from sparse_model.transformer.execution import multiply
 from sparse_model.transformer.layers import ACTIVATIONS, Attention, keep_topk
@@ -91,7 +92,7 @@ class MaskedPass:
             bias = None if biases is None else biases[piece]
             z = self.linear(f"{name}.act_in", f"{name}.{part}", source, attn.c_attn.weight[piece], bias)
             parts[part] = self.freeze(f"{name}.{part}", keep_topk(config, f"attn_{part}", z))
-        y = self.mix(attn, parts, at, final, config.n_head)
+        y = self.heads(attn, name, parts, at, final)
         z = self.linear(f"{name}.v", f"{name}.resid_delta", y, attn.c_proj.weight, attn.c_proj.bias)
         return self.freeze(f"{name}.resid_delta", keep_topk(config, "attn_out", z))
 
@@ -101,6 +102,20 @@ class MaskedPass:
             return self.prompts.first_read[self.rows.stems], self.rows.at_stem, self.rows.leaf_stem
         normed = self.with_position(layer, "ln_p1", self.normed(2 * layer, h, self.tokens(True, final=False)), stems)
         return keep_topk(self.model.config, "attn_in", normed), self.rows.at, self.rows.leaf
+
+    def heads(self, attn: Attention, name: str, parts: Mapping[str, Tensor], at: Tensor, final: bool) -> Tensor:
+        """Outputs of all heads at the rows that go on; those of which nothing is kept are not computed."""
+        config, rows = self.model.config, self.rows
+        busy = busy_heads(self.keep[f"{name}.k"], self.keep[f"{name}.v"], config.n_head)
+        if attn.sink_logit is not None or 2 * len(busy) > config.n_head:
+            return self.mix(attn, parts, at, final, config.n_head)
+        sample, allowed = (None, rows.allowed_last) if final else (rows.sample, rows.allowed)
+        y: Tensor = EvenMean.apply(parts["v"], at, sample, allowed)
+        if not len(busy):
+            return y
+        channels = channels_of(busy, config.d_head)
+        chosen = {part: x.index_select(2, channels) for part, x in parts.items()}
+        return y.index_copy(2, channels, self.mix(attn, chosen, at, final, len(busy)))
 
     def mix(self, attn: Attention, parts: Mapping[str, Tensor], at: Tensor, final: bool, heads: int) -> Tensor:
         """Outputs of the heads whose channels `parts` hold, at the rows that go on."""
@@ -216,13 +231,12 @@ class _KeptLinear(torch.autograd.Function):
     ) -> Tensor:
         ctx.weight, ctx.to = weight, to
         z = x.new_empty(*x.shape[:2], len(weight))
-        columns = weight.T
         for s, read in enumerate(reads):
             if 4 * len(read) > 3 * x.shape[-1]:
                 full = torch.zeros_like(x[s]).index_copy_(1, read, x[s][:, read])
-                torch.addmm(constant[s], full, columns, out=z[s])
-            else:
-                torch.addmm(constant[s], x[s].index_select(1, read), columns.index_select(0, read), out=z[s])
+                torch.addmm(constant[s], full, weight.T, out=z[s])
+            else:  # columns are gathered row by row of the weight, as they lie in memory
+                torch.addmm(constant[s], x[s].index_select(1, read), weight.index_select(1, read).T, out=z[s])
         return z
 
     @staticmethod

@@ -1,14 +1,17 @@
-"""NumPy work on all of torch's threads: its loops release the interpreter lock, so plain threads run them in parallel."""
+"""Work on all of torch's threads: NumPy and torch release the interpreter lock, so plain threads run in parallel."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from queue import SimpleQueue
+from threading import Event, Thread
 from typing import TypeVar
 
 import torch
 
 Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
 def each(work: Callable[[Item], None], items: Iterable[Item]) -> None:
@@ -22,6 +25,46 @@ def each(work: Callable[[Item], None], items: Iterable[Item]) -> None:
             work(item)
     else:
         list(_pool(threads).map(work, items))
+
+
+def side_by_side(jobs: Sequence[Callable[[], Made]]) -> list[Made]:
+    """What each job gives, in order; as many at a time as torch has threads on the CPU, each on one thread.
+
+    Many small operations keep one thread each busy better than all threads share one operation. The first error is
+    raised as soon as it happens, as is an interruption; no further job is started then.
+    """
+    threads = min(torch.get_num_threads(), len(jobs))
+    if threads <= 1 or torch.cuda.is_available():
+        return [job() for job in jobs]
+    waiting: SimpleQueue[int | None] = SimpleQueue()
+    for number in [*range(len(jobs)), *[None] * threads]:
+        waiting.put(number)
+    done: SimpleQueue[tuple[int, Made | None, BaseException | None]] = SimpleQueue()
+    stopped = Event()
+
+    def work() -> None:
+        torch.set_num_threads(1)  # of this thread alone
+        while not stopped.is_set() and (number := waiting.get()) is not None:
+            try:
+                done.put((number, jobs[number](), None))
+            except BaseException as error:
+                stopped.set()
+                done.put((number, None, error))
+
+    before = torch.get_num_threads()
+    made: dict[int, Made] = {}
+    try:
+        for _ in range(threads):
+            Thread(target=work, daemon=True).start()  # an interrupted program does not wait for them
+        while len(made) < len(jobs):
+            number, found, error = done.get()
+            if error is not None:
+                raise error
+            made[number] = found  # type: ignore[assignment]
+    finally:
+        stopped.set()
+        torch.set_num_threads(before)  # what later threads start with
+    return [made[number] for number in range(len(jobs))]
 
 
 @lru_cache

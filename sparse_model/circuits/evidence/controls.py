@@ -23,6 +23,7 @@ from sparse_model.circuits.prune_config import PruneConfig
 from sparse_model.tasks.nonsense import arbitrary_answers, nonsense, reversed_answers
 from sparse_model.tasks.token_pairs import TokenPairs
 from sparse_model.transformer.model import SparseTransformer
+from sparse_model.transformer.threads import side_by_side
 
 
 @dataclass(frozen=True)
@@ -135,12 +136,13 @@ def control_runs(
 
     def run() -> dict[str, Forced]:
         random = shuffled(model, config.seed)
-        return {
-            "nonsense": force(model, nonsense(train, config.seed), circuit.values, config),
-            "reversed": force(model, reversed_answers(train), circuit.values, config),
-            "arbitrary": force(model, arbitrary_answers(train, config.seed), circuit.values, config),
-            "random_weights": force(random, train, ablation_values(random, blocks, config.ablation), config),
+        runs = {
+            "nonsense": lambda: force(model, nonsense(train, config.seed), circuit.values, config),
+            "reversed": lambda: force(model, reversed_answers(train), circuit.values, config),
+            "arbitrary": lambda: force(model, arbitrary_answers(train, config.seed), circuit.values, config),
+            "random_weights": lambda: force(random, train, ablation_values(random, blocks, config.ablation), config),
         }
+        return dict(zip(runs, side_by_side(list(runs.values())), strict=True))
 
     key = {
         "model": circuit.model_fingerprint, "task": train.name, "number of pairs": len(train),

@@ -4,9 +4,12 @@ Sets drawn outside the circuit ask whether these nodes matter more than others; 
 part of the circuit by chance, whether removing just these matters more than removing any as many.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
+from torch import Tensor
 from tqdm import tqdm
 
 from foundation.statistics import Estimate, mean_estimate, permutation_p
@@ -14,6 +17,7 @@ from sparse_model.circuits.circuit import random_circuit
 from sparse_model.circuits.evidence.check import Check
 from sparse_model.circuits.evidence.finding import Finding
 from sparse_model.circuits.evidence.outcome import Subject
+from sparse_model.transformer.threads import side_by_side
 
 
 @dataclass(frozen=True)
@@ -46,10 +50,16 @@ def necessity(subject: Subject, draws: int = 100) -> Necessity:
     """Measure it on the subject's pairs; `draws` random sets of either kind."""
     circuit, generator = subject.circuit, subject.generator()
     removed = subject.without(circuit.keep)
-    losses: dict[bool, list[float]] = {True: [], False: []}
-    for _ in tqdm(range(draws), desc="removing random node sets", unit="draw", delay=2, leave=False):
-        for outside, found in losses.items():
-            found.append(subject.without(random_circuit(circuit, generator, outside)).loss)
+    sets = [random_circuit(circuit, generator, outside) for _ in range(draws) for outside in (True, False)]
+    with tqdm(total=len(sets), desc="removing random node sets", unit="set", delay=2, leave=False) as bar:
+
+        def without(nodes: Mapping[str, Tensor]) -> float:
+            loss = subject.without(nodes).loss
+            bar.update()
+            return loss
+
+        found = side_by_side([partial(without, nodes) for nodes in sets])
+    losses = {True: found[::2], False: found[1::2]}
     return Necessity(
         necessity_loss=removed.loss_estimate(),
         outside_loss=mean_estimate(np.array(losses[True])),

@@ -8,7 +8,7 @@ import typer
 
 from cli.dropped import say_dropped
 from cli.options import Device, Json, Out, check_device, with_settings
-from cli.output import interval, print_json, print_table, say
+from cli.output import interval, print_json, print_table, say, suggest
 from foundation.artefacts import parse_json, read_json
 from foundation.errors import UserError
 from foundation.writing import replace_text, written
@@ -74,6 +74,7 @@ def compare(
     }
     write_comparison(out, report)
     say(f"comparison written to {out}")
+    suggest("circuit", "prune", sparse, "--task", chosen[0], "--out", "circuit")
     print_json(report) if as_json else show(report)
 
 

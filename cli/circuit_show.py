@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from cli.options import CorpusText, Json, Overwrite, Seed
-from cli.output import print_json, print_table, say
+from cli.output import print_json, print_table, say, suggest
 from cli.replacing import check_drawing
 from foundation.errors import UserError
 
@@ -50,6 +50,8 @@ def show(
     loaded.check_model(sparse, str(model))
     if out is None:
         _list(sparse, loaded, as_json)
+        if not as_json:
+            suggest("circuit", "show", circuit, "--model", model, "--out", f"{loaded.task}.html")
         return
 
     from bridges.reports.board_page import board_page
@@ -84,6 +86,7 @@ def show(
     drawn = board_page(board, found.description) if out.suffix == ".html" else board_drawing(board, "board") + "\n"
     write_file(out, drawn, overwrite, kind)
     say(f"{len(board['nodes'])} nodes and {len(board['edges'])} edges drawn into {out}")
+    suggest("circuit", "evaluate", circuit, "--model", model)
     if as_json:
         print_json(board)
 

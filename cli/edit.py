@@ -185,6 +185,7 @@ def apply(
     for text in found["continuations"]:
         columns = {"unedited": text["unedited"], f"edited, strength {found['strength']:g}": text["edited"]}
         print_side_by_side(text["prompt"], columns, found["claim"])
+    suggest("edit", "validate", "CIRCUIT", "--bridge", "BRIDGE")
 
 
 @app.command()

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from cli.options import BridgeOption, DenseOption, Device, Json, Seed, TrustRemoteCode, check_device
-from cli.output import print_json, print_table, say, tell
+from cli.output import print_json, print_table, say, suggest, tell
 from cli.verdict import Draws
 
 
@@ -59,6 +59,7 @@ def placebo(
         print_json({"summary": summary, "trials": trials})
     else:
         show(summary)
+    suggest("edit", "validate", circuits[0], "--bridge", bridge)
     if not summary["passed"]:
         raise typer.Exit(1)
 

@@ -8,7 +8,7 @@ import typer
 from bridges.bridge_config import BridgeConfig
 from cli.app import App
 from cli.options import Json, TrustRemoteCode, check_device, with_settings
-from cli.output import print_json, print_table, say
+from cli.output import print_json, print_table, say, suggest
 from sparse_model.training.train_config import TrainConfig
 from sparse_model.transformer.shape import SparseShape
 
@@ -102,6 +102,11 @@ def plan(
     if not found.to_json()["fits"]:
         say(f"does NOT fit: {_what_would_fit(found)}")
         raise typer.Exit(1)
+    data_of = ("--corpus", "CORPUS" if corpus is None else corpus)
+    if dense is None:
+        suggest("sparse", "train", *data_of, "--out", "sparse")
+    else:
+        suggest("bridge", "train", dense, *data_of, "--out", "bridge")
 
 
 def _what_would_fit(found: Any) -> str:

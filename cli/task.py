@@ -168,6 +168,7 @@ def check(
     from cli.loading import load_language_model
     from sparse_model.tasks import TASKS, TaskError, find_task
     from sparse_model.tasks.check import check_task
+    from sparse_model.transformer.model import SparseTransformer
 
     chosen = [find_task(name) for name in task] if task else list(TASKS.values())
     network, tokenizer = load_language_model(model, check_device(device), trust_remote_code)
@@ -202,6 +203,12 @@ def check(
     for figures in found.values():
         if "refused" in figures:
             say(figures["refused"])
+    done = {name: figures["accuracy"]["value"] for name, figures in found.items() if "refused" not in figures}
+    if isinstance(network, SparseTransformer) and done:
+        best = max(done, key=lambda name: done[name])
+        suggest("circuit", "prune", model, "--task", best, "--out", f"{best}-circuit")
+    elif done:
+        suggest("bridge", "train", model, "--corpus", "CORPUS", "--out", "bridge")
 
 
 def _dropped(found: dict[str, int]) -> str:

@@ -124,7 +124,9 @@ def test_show_lists_every_node_and_only_edges_between_them(cli: Callable, bundle
     assert found["nodes"] == nodes
     assert {edge["source"] for edge in found["edges"]} | {edge["target"] for edge in found["edges"]} <= set(nodes)
     assert all(edge["weight"] != 0 for edge in found["edges"])
-    assert str(Node.parse(nodes[0])) in cli("circuit", "show", bundled_circuit, "--model", BRIDGE).out
+    listed = cli("circuit", "show", bundled_circuit, "--model", BRIDGE)
+    assert str(Node.parse(nodes[0])) in listed.out
+    assert f"next: sparsebridge circuit show {bundled_circuit} --model {BRIDGE} --out " in listed.err
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,7 @@ def test_a_comparison_counts_edges_draws_them_and_does_not_repeat_what_is_done(
     done.write_text(json.dumps([{**point, "edges": 12345} for point in kept]))
     again = cli(*command, "--task", own_task)
     assert "12345" in again.out
+    assert f"next: sparsebridge circuit prune {sparse_folder} --task {own_task} --out circuit\n" in again.err
     assert "k_coef" not in again.err
     ran = cli(*command, "--task", own_task, "--seed", "1")
     assert (ran.code, ran.err.count("\n")) == (2, 1)

@@ -287,4 +287,5 @@ def test_on_the_bundled_models_placebos_do_not_explain_and_the_command_does_not_
     written = out.read_text("utf-8")
     again = cli(*command, "--kind", "complement").json
     assert again["trials"] == found["trials"]
+    assert "next: sparsebridge edit validate" in cli(*command[:-1], "--kind", "complement").err
     assert out.read_text("utf-8") == written

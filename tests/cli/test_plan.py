@@ -28,7 +28,9 @@ def test_a_measured_plan_says_so(cli: Callable) -> None:
     ran = cli("plan", *SMALL, "--block-length", "16", "--vocab-size", "40", "--measure")
     assert ran.code == 0
     assert "assumption" not in ran.out
-    assert "assumption" in cli("plan", *SMALL, "--on", "h100").out
+    planned = cli("plan", *SMALL, "--on", "h100")
+    assert "assumption" in planned.out
+    assert planned.err == "next: sparsebridge sparse train --corpus CORPUS --out sparse\n"
 
 
 def test_a_plan_names_the_measured_run_that_its_utilisation_is_from(cli: Callable) -> None:
@@ -45,6 +47,7 @@ def test_bridges_and_the_frozen_model_are_counted(cli: Callable) -> None:
     assert found["bridge_parameters"] == 5 * (2 * 128 * 256 + 256 + 128)
     assert found["frozen_parameters"] > 0
     assert found["fits"]
+    assert f"next: sparsebridge bridge train {BUNDLED / 'dense'} " in cli("plan", "--dense", BUNDLED / "dense").err
 
 
 def test_a_run_that_is_too_large_is_said_to_be(cli: Callable) -> None:

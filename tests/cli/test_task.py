@@ -48,7 +48,10 @@ def test_check_measures_a_dense_or_a_sparse_model_on_pairs_of_ones_own(
     assert figures["pairs"] == 12
     assert 0 <= figures["accuracy"]["low"] <= figures["accuracy"]["value"] <= figures["accuracy"]["high"] <= 1
     assert figures["full_loss"]["value"] > figures["task_loss"]["value"] > 0
-    assert "12" not in cli("task", "check", model, "--task", own, "--pairs", "12").err
+    said = cli("task", "check", model, "--task", own, "--pairs", "12").err
+    assert said.count("\n") == 1
+    following = f"circuit prune {model} --task" if kind == "sparse" else f"bridge train {model} --corpus CORPUS"
+    assert f"next: sparsebridge {following}" in said
 
 
 def test_a_task_whose_answers_are_not_single_tokens_is_refused(

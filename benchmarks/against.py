@@ -233,7 +233,7 @@ def main() -> None:
         parser.error(f"{older} is no checkout of this project: it has no {RECIPE}")
     if arguments.steps < WARM_UP + 2:
         parser.error(f"--steps {arguments.steps}: the first {WARM_UP} do not count; give {WARM_UP + 2} or more")
-    found: dict[str, Any] = {**machine(), "threads": 1, "older": _commit(older), "this": _commit(HERE)}
+    found: dict[str, Any] = {**machine(), "threads": 1, "older": commit_of(older), "this": commit_of(HERE)}
     found |= {"turns": arguments.turns, "steps a turn": arguments.steps, "starts": arguments.starts}
     recipe = tomllib.loads((older / RECIPE).read_text("utf-8"))
     training = measure_training(older, recipe, older / "cli/bundled/dense", arguments.turns, arguments.steps)
@@ -255,7 +255,7 @@ def main() -> None:
         sys.exit(f"slower: {', '.join(slower(found))}")
 
 
-def _commit(tree: Path) -> str:
+def commit_of(tree: Path) -> str:
     """What the tree is, as git says it, and the day it was made."""
     line = ["git", "-C", str(tree), "log", "-1", "--format=%h of %cs"]
     said = subprocess.run(line, capture_output=True, text=True, check=False)

@@ -86,6 +86,7 @@ def test_a_streamed_text_comes_on_stderr_and_the_texts_side_by_side_on_stdout(
     assert ran.code == 0
     assert f"unedited: {found['unedited']}\nedited: {found['edited']}\n" in ran.err
     assert all(word in ran.out for word in ("unedited", "edited, strength", PROMPT))
+    assert ran.err.endswith("next: sparsebridge edit validate CIRCUIT --bridge BRIDGE\n")
 
 
 def test_a_mapped_edit_remembers_what_it_leaves_out_and_apply_can_ask_for_it(

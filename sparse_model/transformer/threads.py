@@ -1,5 +1,6 @@
 """Work on all of torch's threads: NumPy and torch release the interpreter lock, so plain threads run in parallel."""
 
+import ctypes
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -51,11 +52,12 @@ def side_by_side(jobs: Sequence[Callable[[], Made]]) -> list[Made]:
                 stopped.set()
                 done.put((number, None, error))
 
+    workers = [Thread(target=work, daemon=True) for _ in range(threads)]
     before = torch.get_num_threads()
     made: dict[int, Made] = {}
     try:
-        for _ in range(threads):
-            Thread(target=work, daemon=True).start()  # an interrupted program does not wait for them
+        for worker in workers:
+            worker.start()
         while len(made) < len(jobs):
             number, found, error = done.get()
             if error is not None:
@@ -63,8 +65,19 @@ def side_by_side(jobs: Sequence[Callable[[], Made]]) -> list[Made]:
             made[number] = found  # type: ignore[assignment]
     finally:
         stopped.set()
+        if len(made) < len(jobs):
+            for worker in workers:
+                _end(worker)
+        for worker in workers:  # a program that ends while torch works in a thread is aborted
+            worker.join()
         torch.set_num_threads(before)  # what later threads start with
     return [made[number] for number in range(len(jobs))]
+
+
+def _end(worker: Thread) -> None:
+    """Raise SystemExit in a thread, at its next step in Python."""
+    if worker.ident is not None:
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(worker.ident), ctypes.py_object(SystemExit))
 
 
 @lru_cache

@@ -56,5 +56,30 @@ def test_the_first_error_is_raised_and_no_further_job_starts(threads: int) -> No
     assert len(started) <= threads
 
 
+def test_an_error_ends_the_jobs_that_run_beside_it() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    ended = threading.Event()
+
+    def long() -> None:
+        try:
+            for _ in range(2000):
+                torch.ones(4).sum()
+                threading.Event().wait(0.01)
+        finally:
+            ended.set()
+
+    def failing() -> None:
+        threading.Event().wait(0.2)
+        raise ValueError("at once")
+
+    try:
+        with pytest.raises(ValueError, match="at once"):
+            side_by_side([long, failing])
+        assert ended.is_set()
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_no_jobs_give_nothing() -> None:
     assert side_by_side([]) == []

@@ -217,6 +217,14 @@ def slower(found: Mapping[str, Any]) -> list[str]:
     return [name for name, row in rows.items() if "wall" not in name and row["ratio"] > SLOWER]
 
 
+def older_tree(parser: argparse.ArgumentParser, given: Path) -> tuple[Path, Recipe]:
+    """The older checkout and its bundled recipe; anything else is refused in the parser's words."""
+    older = given.resolve()
+    if not (older / RECIPE).is_file():
+        parser.error(f"{older} is no checkout of this project: it has no {RECIPE}")
+    return older, tomllib.loads((older / RECIPE).read_text("utf-8"))
+
+
 def main() -> None:
     """Measure, print one JSON object, and write the table where asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -228,14 +236,11 @@ def main() -> None:
     parser.add_argument("--into", type=Path, help="also write a table between two comments of this page")
     parser.add_argument("--block", default="against", help="the name of these comments")
     arguments = parser.parse_args()
-    older = arguments.older.resolve()
-    if not (older / RECIPE).is_file():
-        parser.error(f"{older} is no checkout of this project: it has no {RECIPE}")
+    older, recipe = older_tree(parser, arguments.older)
     if arguments.steps < WARM_UP + 2:
         parser.error(f"--steps {arguments.steps}: the first {WARM_UP} do not count; give {WARM_UP + 2} or more")
     found: dict[str, Any] = {**machine(), "threads": 1, "older": commit_of(older), "this": commit_of(HERE)}
     found |= {"turns": arguments.turns, "steps a turn": arguments.steps, "starts": arguments.starts}
-    recipe = tomllib.loads((older / RECIPE).read_text("utf-8"))
     training = measure_training(older, recipe, older / "cli/bundled/dense", arguments.turns, arguments.steps)
     starts, unknown = measure_start(older, arguments.starts)
     if unknown:

@@ -11,13 +11,12 @@ import argparse
 import datetime
 import json
 import tempfile
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from against import HERE, RECIPE, RefusedError, commit_of, prepare, run_in
+from against import HERE, RefusedError, commit_of, older_tree, prepare, run_in
 from safetensors.torch import load_file
 from timing import machine
 
@@ -86,10 +85,7 @@ def main() -> None:
     parser.add_argument("--into", type=Path, help="also write a table between two comments of this page")
     parser.add_argument("--block", default="same", help="the name of these comments")
     arguments = parser.parse_args()
-    older = arguments.older.resolve()
-    if not (older / RECIPE).is_file():
-        parser.error(f"{older} is no checkout of this project: it has no {RECIPE}")
-    recipe = tomllib.loads((older / RECIPE).read_text("utf-8"))
+    older, recipe = older_tree(parser, arguments.older)
     found: dict[str, Any] = {**machine(), "older": commit_of(older), "this": commit_of(HERE), "steps": arguments.steps}
     with tempfile.TemporaryDirectory() as folder:
         places = {older: Path(folder) / "older", HERE: Path(folder) / "this"}

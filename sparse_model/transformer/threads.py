@@ -40,29 +40,29 @@ def side_by_side(jobs: Sequence[Callable[[], Made]]) -> list[Made]:
     waiting: SimpleQueue[int | None] = SimpleQueue()
     for number in [*range(len(jobs)), *[None] * threads]:
         waiting.put(number)
-    done: SimpleQueue[tuple[int, Made | None, BaseException | None]] = SimpleQueue()
+    made: dict[int, Made] = {}
+    ended: SimpleQueue[BaseException | None] = SimpleQueue()
     stopped = Event()
 
     def work() -> None:
         torch.set_num_threads(1)  # of this thread alone
         while not stopped.is_set() and (number := waiting.get()) is not None:
             try:
-                done.put((number, jobs[number](), None))
+                made[number] = jobs[number]()
+                ended.put(None)
             except BaseException as error:
                 stopped.set()
-                done.put((number, None, error))
+                ended.put(error)
 
     workers = [Thread(target=work, daemon=True) for _ in range(threads)]
     before = torch.get_num_threads()
-    made: dict[int, Made] = {}
     try:
         for worker in workers:
             worker.start()
-        while len(made) < len(jobs):
-            number, found, error = done.get()
+        for _ in jobs:
+            error = ended.get()
             if error is not None:
                 raise error
-            made[number] = found  # type: ignore[assignment]
     finally:
         stopped.set()
         if len(made) < len(jobs):

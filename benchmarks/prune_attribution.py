@@ -46,9 +46,9 @@ def compare(task: str, config: PruneConfig) -> dict[str, Any]:
     for name, score in scores.items():
         ranked = discretised(model, score, deciding, config.target_loss)
         if name == "learned":
-            eliminated = discretised(model, score, deciding, config.target_loss, config.elimination_rounds)
+            eliminated = discretised(model, score, deciding, config.target_loss, config.elimination)
         else:  # every node has a score above zero: elimination starts from the ranking's own cut
-            eliminated = eliminate(ranked, deciding, config.target_loss, config.elimination_rounds)
+            eliminated = eliminate(ranked, deciding, config.target_loss, config.elimination)
         for label, keep in ((name, ranked), (f"{name}, eliminated", eliminated)):
             found[label] = {
                 "nodes": sum(int(mask.sum()) for mask in keep.values()),

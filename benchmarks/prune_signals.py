@@ -51,7 +51,7 @@ def compare(task: str, target: float) -> dict[str, dict[str, Any]]:
         config = PruneConfig(target_loss=target, **changes)
         ranked[name] = break_ties(learn_masks(prompts, values, config, (0,)).scores(0), importance)
         shrink = name not in (LARGER, "adversarial")
-        kept[name] = discretised(model, ranked[name], deciding, target, config.elimination_rounds, shrink)
+        kept[name] = discretised(model, ranked[name], deciding, target, config.elimination, shrink)
     size = sum(int(mask.sum()) for mask in kept["adversarial"].values())
     least = torch.cat(list(ranked["complete"].values())).sort(descending=True).values[size - 1]
     kept[GROWN] = {name: score >= least for name, score in ranked["complete"].items()}

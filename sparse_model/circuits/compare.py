@@ -109,12 +109,12 @@ def _smallest(
 
     Starts: all nodes the masks kept, the fewest by rank, and the circuit found for the target before.
     """
-    rounds, tied = pruning.elimination_rounds, pruning.tied
-    by_rank = discretised(model, scores, decide, target, tied=tied)
-    if not rounds:
+    by_rank = discretised(model, scores, decide, target)
+    if not pruning.elimination_rounds:
         return by_rank
-    found = [discretised(model, scores, decide, target, rounds, tied=tied)]
-    found += [reduced(model, start, decide, target, rounds, tied) for start in (by_rank, before) if start is not None]
+    how = pruning.elimination
+    found = [discretised(model, scores, decide, target, how)]
+    found += [reduced(model, start, decide, target, how) for start in (by_rank, before) if start is not None]
     return min(found, key=lambda keep: count_edges(model, keep))
 
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sparse_model.circuits.calibration import Calibration, fitted
@@ -17,6 +17,9 @@ from sparse_model.circuits.masked_pass import EdgeMask, answer_differences
 from sparse_model.circuits.prompts import Prompts
 from sparse_model.tasks.token_pairs import TokenPairs
 from sparse_model.transformer.model import SparseTransformer
+
+SOME = 32
+"""Pairs of each set that derivatives are estimated on; whether the target is reached is decided on all."""
 
 Keep = Mapping[str, Bool[Tensor, " W"]]
 Edges = Mapping[str, Bool[Tensor, "W_target W_source"]]
@@ -42,6 +45,8 @@ class Deciding:
         self.model, self.values, self.calibrate, self.max_scale = model, values, calibrate, max_scale
         self.prompts = [Prompts(model, pairs) for pairs in sets]
         self.rows = [prompts.rows() for prompts in self.prompts]
+        self.some_rows = [prompts.rows(prompts.both(_spread(prompts.N, SOME))) for prompts in self.prompts]
+        """of pairs spread evenly over each set"""
 
     @torch.no_grad()
     def loss(self, keep: Keep, edges: Edges | None = None) -> float:
@@ -70,6 +75,11 @@ class Deciding:
         masks = {name: mask[None].float() for name, mask in keep.items()}
         cut = None if edges is None else compact_edges(keep, edges)
         return answer_differences(self.prompts[number], self.rows[number], masks, self.values, cut)[0]
+
+
+def _spread(count: int, most: int) -> Int[Tensor, "1 m"]:
+    """At most so many of `count` numbers, evenly spread."""
+    return torch.arange(0, count, math.ceil(count / most))[None]
 
 
 def compact_edges(keep: Keep, edges: Edges) -> dict[str, list[EdgeMask]]:

@@ -18,6 +18,7 @@ class FoldedLinear:
     """The kept channels [C] of act(W x + b) after AbsTopK, from the kept inputs [I] alone.
 
     Args:
+        frozen: weight @ values, which no circuit changes.
         values: what each input is frozen at where it is not kept.
         k: channels AbsTopK keeps; None where it is off.
         activation: applied before AbsTopK.
@@ -29,6 +30,7 @@ class FoldedLinear:
         self,
         weight: Float[Tensor, "W_out W_in"],
         bias: Tensor | None,
+        frozen: Float[Tensor, " W_out"],
         kept_in: Bool[Tensor, " W_in"],
         values: Float[Tensor, " W_in"],
         needed: Bool[Tensor, " W_out"],
@@ -38,10 +40,11 @@ class FoldedLinear:
     ) -> None:
         self.k, self.activation = k, activation
         self.channels = needed.nonzero().flatten()
-        live = weight[:, kept_in]
-        constant = weight @ torch.where(kept_in, 0.0, values)
+        reads = kept_in.nonzero().flatten()
+        live = weight[:, reads]
+        constant = frozen - live @ values[reads]
         if edge is not None:  # a removed edge carries its source's value
-            place = torch.searchsorted(kept_in.nonzero().flatten(), edge.read)
+            place = torch.searchsorted(reads, edge.read)
             lost = weight[edge.to[:, None], edge.read] * (1 - edge.mask)
             live[edge.to[:, None], place] -= lost
             constant = constant.index_add(0, edge.to, lost @ values[edge.read])

@@ -122,7 +122,8 @@ class KeptPass(MaskedPass):
             kept_in = torch.zeros_like(kept_in).index_fill_(0, reads, True)
         edge = self.edges[target][0] if target in self.edges else None
         needed = self.keep[target][0] > 0
-        return FoldedLinear(weight, bias, kept_in, self.values[source], needed, k, activation, edge)(x)
+        frozen = self.prompts.frozen(target, weight, self.values[source])
+        return FoldedLinear(weight, bias, frozen, kept_in, self.values[source], needed, k, activation, edge)(x)
 
     def seen(self, location: str, tokens: Tensor, x: Tensor) -> Tensor:
         """x [R, C], after the tap."""

@@ -200,8 +200,7 @@ class MaskedPass:
             return z
         products = []
         for s, read in enumerate(reads):
-            only = torch.zeros_like(x[s]).index_copy_(1, read, x[s].index_select(1, read))
-            products.append(multiply(only, sparse, constant[s]))
+            products.append(multiply(x[s] * _marked(read, x), sparse, constant[s]))
         return torch.stack(products)
 
 
@@ -233,8 +232,7 @@ class _KeptLinear(torch.autograd.Function):
         z = x.new_empty(*x.shape[:2], len(weight))
         for s, read in enumerate(reads):
             if 4 * len(read) > 3 * x.shape[-1]:
-                full = torch.zeros_like(x[s]).index_copy_(1, read, x[s][:, read])
-                torch.addmm(constant[s], full, weight.T, out=z[s])
+                torch.addmm(constant[s], x[s] * _marked(read, x), weight.T, out=z[s])
             else:  # columns are gathered row by row of the weight, as they lie in memory
                 torch.addmm(constant[s], x[s].index_select(1, read), weight.index_select(1, read).T, out=z[s])
         return z
@@ -245,6 +243,11 @@ class _KeptLinear(torch.autograd.Function):
         for s, to in enumerate(ctx.to):
             torch.mm(gradient[s].index_select(1, to), ctx.weight.index_select(0, to), out=found[s])
         return found, None, None, None, None
+
+
+def _marked(read: Tensor, x: Tensor) -> Tensor:
+    """1 at the channels of x to be read, 0 at the others."""
+    return x.new_zeros(x.shape[-1]).index_fill_(0, read, 1.0)
 
 
 def pick(x: Tensor, rows: Tensor) -> Tensor:

@@ -59,6 +59,7 @@ class Prompts:
         width = int(batch.last.max()) + 1
         self.model, self.N, self.last = model, len(pairs), batch.last
         self._compressed: dict[str, Tensor | None] = {}
+        self._frozen: dict[str, tuple[Tensor, Tensor]] = {}
         tokens = batch.tokens[:, :width]
         walk = model.walk(tokens)
         device = tokens.device
@@ -105,6 +106,13 @@ class Prompts:
         if target not in self._compressed:
             self._compressed[target] = compress(weight) if choose(weight).kind == "csr" else None
         return self._compressed[target]
+
+    def frozen(self, target: str, weight: Float[Tensor, "O I"], values: Float[Tensor, " I"]) -> Float[Tensor, " O"]:
+        """What the map that makes `target` gives of inputs all frozen at these values, made once."""
+        held = self._frozen.get(target)
+        if held is None or held[0] is not values:
+            held = self._frozen[target] = values, weight @ values
+        return held[1]
 
     def both(self, pairs: Int[Tensor, "k m"]) -> Int[Tensor, "k M"]:
         """The prompts of the given pairs, M = 2m: all a prompts, then all b prompts."""

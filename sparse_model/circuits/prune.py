@@ -30,10 +30,12 @@ from sparse_model.circuits.eliminate import eliminate
 from sparse_model.circuits.learn import learn_masks
 from sparse_model.circuits.learn_edges import learn_edges
 from sparse_model.circuits.prompts import Prompts
-from sparse_model.circuits.prune_config import PruneConfig
+from sparse_model.circuits.prune_config import Elimination, PruneConfig
 from sparse_model.tasks.loss import logit_difference
 from sparse_model.tasks.token_pairs import TokenPairs
 from sparse_model.transformer.model import SparseTransformer
+
+NO_ELIMINATION = Elimination(rounds=0)
 
 
 def prune(
@@ -72,8 +74,7 @@ def prune(
         masks = learn_masks(prompts, values, config, seeds, train.name)
         ranked = [break_ties(masks.scores(number), importance) for number in range(config.seeds)]
         found = [
-            discretised(model, scores, decide, config.target_loss, config.elimination_rounds, shrink, config.tied)
-            for scores in ranked
+            discretised(model, scores, decide, config.target_loss, config.elimination, shrink) for scores in ranked
         ]
     counts = [count_edges(model, keep) for keep in found]
     best = counts.index(min(counts))
@@ -121,19 +122,17 @@ def discretised(
     scores: Mapping[str, Tensor],
     decide: Deciding,
     target: float,
-    rounds: int = 0,
+    how: Elimination = NO_ELIMINATION,
     shrink: bool = True,
-    tied: bool = True,
 ) -> dict[str, Tensor]:
     """Steps 2 to 4: the top-ranked nodes that reach the target, without what else can go.
 
     Args:
-        rounds: of elimination.
         shrink: False leaves all nodes with a positive score.
     """
     # elimination starts from all that was learned: it chooses better than the ranking what to leave out
-    keep = discretise(scores, decide, target, shrink and not rounds)
-    return reduced(model, keep, decide, target, rounds if shrink else 0, tied)
+    keep = discretise(scores, decide, target, shrink and not how.rounds)
+    return reduced(model, keep, decide, target, how if shrink else NO_ELIMINATION)
 
 
 def reduced(
@@ -141,11 +140,10 @@ def reduced(
     keep: Mapping[str, Tensor],
     decide: Deciding,
     target: float,
-    rounds: int,
-    tied: bool = True,
+    how: Elimination,
 ) -> dict[str, Tensor]:
     """Steps 3 and 4: the kept nodes without those that elimination, or having no reader, lets go."""
-    left = eliminate(keep, decide, target, rounds, tied)
+    left = eliminate(keep, decide, target, how)
     read = drop_unread(model, left)
     return read if decide.reaches(target, read) else left
 

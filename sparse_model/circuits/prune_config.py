@@ -1,6 +1,6 @@
 """Settings of one pruning run, and of a comparison of two models by circuits."""
 
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
@@ -8,6 +8,18 @@ from foundation.settings import Settings
 
 MODELS = ("sparse", "dense")
 """What a comparison compares."""
+
+
+class Elimination(NamedTuple):
+    """How nodes that learned masks left over are eliminated (see `eliminate`)."""
+
+    rounds: int
+    """gradients taken at most, by each start and after; 0: none"""
+    starts: int = 1
+    seed: int = 0
+    """of the random factors of further starts"""
+    tied: bool = True
+    """whether a query channel goes together with its key"""
 
 
 class PruneConfig(Settings):
@@ -46,11 +58,21 @@ class PruneConfig(Settings):
     elimination_rounds: int = Field(
         1000, ge=0, description="gradients taken at most while removing nodes the learned masks left over; 0: keep them"
     )
+    elimination_starts: int = Field(
+        8,
+        ge=1,
+        description="eliminations tried, all but the first with perturbed harms; the one that leaves the fewest edges counts",
+    )
     edge_steps: int = Field(
         100, ge=0, description="optimiser steps of the masks of edges between kept nodes; 0: keep all"
     )
     edge_coef: float = Field(3e-3, ge=0, description="loss per edge kept, in nats")
     seed: int = Field(0, ge=0, description="of masks and batches; further seeds count on from it")
+
+    @property
+    def elimination(self) -> Elimination:
+        """What these settings say about elimination."""
+        return Elimination(self.elimination_rounds, self.elimination_starts, self.seed, self.tied)
 
 
 class CompareConfig(Settings):
@@ -97,6 +119,6 @@ class CompareConfig(Settings):
         """The settings of one pruning run."""
         return PruneConfig(
             steps=self.steps, batch_pairs=self.batch_pairs, pairs=self.pairs, k_coef=k_coef, ablation=self.ablation,
-            edge_steps=self.edge_steps, elimination_rounds=self.elimination_rounds, seed=self.seed,
+            edge_steps=self.edge_steps, elimination_rounds=self.elimination_rounds, elimination_starts=1, seed=self.seed,
             calibrate_in_decision=self.calibrate_in_decision,
         )  # fmt: skip

@@ -54,8 +54,8 @@ class Forced:
 def force(model: SparseTransformer, pairs: TokenPairs, values: Mapping[str, Tensor], config: PruneConfig) -> Forced:
     """Learn, rank and eliminate as pruning does, one seed, and follow the loss over the number of nodes kept.
 
-    What cannot be had cheaply may be given up altogether at the task's price per node, so where that misses the target
-    there is a second try at a tenth of it, and the better of both counts at every size.
+    First at a tenth of the task's price per node, since what cannot be had cheaply may be given up altogether at the full
+    price. That is tried only where the target was reached; then the better of both counts at every size.
 
     Args:
         values: ablation values of this model.
@@ -63,11 +63,11 @@ def force(model: SparseTransformer, pairs: TokenPairs, values: Mapping[str, Tens
     prompts = Prompts(model, pairs)
     importance = attribution_scores(prompts, values, config.tied)
     ranked: list[tuple[Ranking, Forced]] = []
-    for k_coef in (config.k_coef, config.k_coef / 10):
+    for k_coef in (config.k_coef / 10, config.k_coef):
         masks = learn_masks(prompts, values, config.model_copy(update={"k_coef": k_coef}), [config.seed], pairs.name)
         scores = break_ties(masks.scores(0), importance)
         ranked.append((scores, ranked_losses(model, scores, pairs, values, config)))
-        if ranked[-1][1].nodes_at(config.target_loss) is not None:
+        if ranked[-1][1].nodes_at(config.target_loss) is None:
             break
     return with_elimination(model, ranked, pairs, values, config)
 
@@ -97,7 +97,7 @@ def with_elimination(
             model, [pairs.select(slice(0, DECIDING))], values, config.calibrate_in_decision, config.max_scale
         )
         scores, target = ranked[min(sizes)[1]][0], config.target_loss
-        keep = discretised(model, scores, decide, target, config.elimination_rounds, tied=config.tied)
+        keep = discretised(model, scores, decide, target, config.elimination)
         nodes, loss = sum(int(mask.sum()) for mask in keep.values()), decide.loss(keep)
         curve[nodes] = min(loss, curve.get(nodes, loss))
     return Forced(dict(sorted(curve.items())))

@@ -5,10 +5,12 @@ import torch
 
 from sparse_model.circuits.ablation import Ablate, final_logits
 from sparse_model.circuits.calibration import Calibration
-from sparse_model.circuits.deciding_loss import Deciding
-from sparse_model.circuits.eliminate import by_harm, eliminate, node_harm
+from sparse_model.circuits.deciding_loss import SOME, Deciding
+from sparse_model.circuits.edges import count_edges, drop_unread
+from sparse_model.circuits.eliminate import TRIES, by_harm, descend, eliminate, node_harm
+from sparse_model.circuits.prune_config import Elimination
 from sparse_model.tasks.loss import logit_difference
-from tests.sparse_model.circuits.conftest import random_keep
+from tests.sparse_model.circuits.conftest import own_pairs, random_keep
 
 
 @pytest.fixture
@@ -23,7 +25,7 @@ def number(keep) -> int:
 def test_it_removes_kept_nodes_and_a_query_with_its_key_while_the_target_is_kept(known, deciding) -> None:
     keep = random_keep(known.model, 0.9)
     target = deciding.loss(keep) + 0.1
-    fewer = eliminate(keep, deciding, target, rounds=3)
+    fewer = eliminate(keep, deciding, target, Elimination(rounds=3))
     assert number(fewer) < number(keep)
     assert deciding.loss(fewer) <= target
     assert not any(bool((mask & ~keep[name]).any()) for name, mask in fewer.items())
@@ -35,7 +37,7 @@ def test_it_goes_on_until_nothing_more_can_go(known) -> None:
     few = {name: torch.arange(len(mask)) < ("mlp" in name) for name, mask in random_keep(known.model).items()}
     keep = {name: mask | (torch.arange(len(mask)) < 2 * (name == "1.mlp.resid_delta")) for name, mask in few.items()}
     target = deciding.loss(keep) + 1e-3
-    fewer = eliminate(keep, deciding, target, rounds=100)
+    fewer = eliminate(keep, deciding, target, Elimination(rounds=100))
     assert deciding.loss(fewer) <= target
     assert number(fewer) < number(keep)
     for group in by_harm(fewer, deciding, tied=True):
@@ -49,8 +51,48 @@ def test_a_set_that_misses_the_target_and_no_rounds_leave_everything(known, deci
     keep = random_keep(known.model, 0.5)
     loss = deciding.loss(keep)
     for target, rounds in ((0.5 * loss, 10), (2 * loss, 0)):
-        found = eliminate(keep, deciding, target, rounds)
+        found = eliminate(keep, deciding, target, Elimination(rounds))
         assert all(torch.equal(mask, keep[name]) for name, mask in found.items())
+
+
+@pytest.mark.parametrize("number_of_threads", [1, 2])
+def test_of_several_starts_the_one_with_the_fewest_edges_goes_on(number_of_threads: int, known, deciding) -> None:
+    keep = random_keep(known.model, 0.8)
+    target, how = deciding.loss(keep) + 0.01, Elimination(rounds=3, starts=3, seed=5)
+    generators = [None, *(torch.Generator().manual_seed(how.seed + start) for start in (1, 2))]
+    ends = [descend(keep, deciding, target, how, generator, TRIES) for generator in generators]
+    edges = [count_edges(known.model, drop_unread(known.model, end)) for end in ends]
+    assert len(set(edges)) > 1
+    expected = descend(ends[edges.index(min(edges))], deciding, target, how)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(number_of_threads)
+    try:
+        found = eliminate(keep, deciding, target, how)
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(mask, expected[name]) for name, mask in found.items())
+
+
+def test_the_seed_of_the_random_factors_decides_where_further_starts_end(known, deciding) -> None:
+    keep = random_keep(known.model, 0.9)
+    by_harm_alone, *perturbed = (
+        by_harm(keep, deciding, True, generator)
+        for generator in (None, *(torch.Generator().manual_seed(seed) for seed in (1, 1, 2)))
+    )
+    assert perturbed[0] == perturbed[1]
+    assert len({tuple(order) for order in (by_harm_alone, perturbed[0], perturbed[2])}) == 3
+    assert all(set(order) == set(by_harm_alone) for order in perturbed)
+
+
+def test_harm_of_large_sets_is_estimated_on_pairs_spread_over_them(known) -> None:
+    many = own_pairs(known.model, 3, 3 * SOME + 1)
+    spread = many.select(torch.arange(0, len(many), 4))
+    keep = random_keep(known.model, 0.8)
+    found = node_harm(keep, Deciding(known.model, (many,), known.values))
+    expected = node_harm(keep, Deciding(known.model, (spread,), known.values))
+    assert len(spread) <= SOME
+    for name, harm in found.items():
+        torch.testing.assert_close(harm, expected[name])
 
 
 @pytest.mark.parametrize("calibrate", [True, False])

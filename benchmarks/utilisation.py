@@ -23,9 +23,12 @@ from sparse_model.plan.measured import PATH, MeasuredRun, measured_runs, write_r
 from sparse_model.training.train_config import TrainConfig
 from sparse_model.transformer.shape import SparseShape
 
+LAST = 10
+"""Logged rows whose median is the loss at the end."""
+
 
 def read_run(folder: Path, device: str, dense: str, length: int, name: str, note: str) -> MeasuredRun:
-    """The work and the time of a step of a run."""
+    """The work and the time of a step of a run, its sizes, and where its KL came to."""
     described = json.loads((folder / "training.json").read_text("utf-8"))
     train = TrainConfig.from_mapping(described["config"])
     bridge = BridgeConfig.from_mapping(described["bridge"])
@@ -37,7 +40,12 @@ def read_run(folder: Path, device: str, dense: str, length: int, name: str, note
     seconds = statistics.median(1 / json.loads(line)["steps_per_second"] for line in lines)
     day = datetime.date.fromtimestamp((folder / "metrics.jsonl").stat().st_mtime).isoformat()
     flops = work.step_flops * train.batch_size * length / described["processes"]
-    return MeasuredRun(name, device, train.precision, flops, seconds, day, note)
+    kl = statistics.median(json.loads(line)["kl"] for line in lines[-LAST:])
+    sizes = f"{sparse.n_layer} layers × {sparse.d_model}, {train.density:.0%} of its weights nonzero"
+    tokens = train.steps * train.batch_size * length
+    return MeasuredRun(
+        name, device, train.precision, flops, seconds, day, note, sizes, tokens, shape.parameters, round(kl, 4)
+    )
 
 
 def main() -> None:

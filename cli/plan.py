@@ -66,7 +66,7 @@ def plan(
     from sparse_model.corpus.corpus import Corpus
     from sparse_model.plan.estimate import make_plan, sparse_workload
     from sparse_model.plan.hardware import find_device
-    from sparse_model.plan.measured import Utilisation, expected_utilisation
+    from sparse_model.plan.measured import Utilisation, expected_utilisation, reached_by
 
     if corpus is not None:
         data = Corpus.load(corpus)
@@ -94,7 +94,10 @@ def plan(
         seconds = _measure(config, dense, bridge, share, block_length, place, trust_remote_code)
         found = make_plan(*arguments, seconds_per_step=seconds, split=split)
         reached = Utilisation(found.utilisation, "measured here")
-    described = {**found.to_json(), "utilisation_source": reached.source}
+    described = {**found.to_json(), "utilisation_source": reached.source, "sizes": _sizes(config, train)}
+    start = {} if dense is None else _to_start_with(shape.d_model, shape.n_layer, train, block_length, on)
+    if dense is not None:
+        described |= {"to_start_with": start, "similar_run": reached_by(shape.parameters)}
     if as_json:
         print_json(described)
     else:
@@ -105,8 +108,39 @@ def plan(
     data_of = ("--corpus", "CORPUS" if corpus is None else corpus)
     if dense is None:
         suggest("sparse", "train", *data_of, "--out", "sparse")
-    else:
-        suggest("bridge", "train", dense, *data_of, "--out", "bridge")
+        return
+    if described["similar_run"]:
+        say(f"the nearest bridge measured: {described['similar_run']}")
+    given = {**sparse.model_dump(), **train.model_dump()}
+    if any(
+        given[name.removeprefix("--sparse-").removeprefix("--").replace("-", "_")] != v for name, v in start.items()
+    ):
+        say(
+            f"sizes to start with for a dense model of {shape.n_layer} layers × {shape.d_model} are others (docs/sizes.md)"
+        )
+        suggest(
+            "plan", "--dense", dense, "--on", on, *(part for name, value in start.items() for part in (name, value))
+        )
+        return
+    suggest("bridge", "train", dense, *data_of, "--out", "bridge")
+
+
+def _sizes(config: Any, train: TrainConfig) -> str:
+    """What is planned, in words."""
+    nonzero = "all of its weights" if train.density == 1 else f"{train.density:.2g} of its weights"
+    return f"{config.n_layer} layers × {config.d_model} channels, {nonzero} nonzero, {train.precision}"
+
+
+def _to_start_with(d_model: int, n_layer: int, train: TrainConfig, block_length: int, on: str) -> dict[str, Any]:
+    """Options and values that suit a dense model of that shape, by the rules that `explain` chooses by."""
+    from bridges.jobs.sizes import LEARNING_RATE, PLANNED_TOKENS, density_for, shape_for
+
+    shape = shape_for(d_model, n_layer)
+    return {
+        "--sparse-n-layer": shape.n_layer, "--sparse-d-model": shape.d_model, "--sparse-n-head": shape.n_head,
+        "--density": density_for(shape.d_model), "--steps": round(PLANNED_TOKENS / (train.batch_size * block_length)),
+        "--lr": LEARNING_RATE, "--gradient-rms": "normalise", "--precision": "fp32" if on == "cpu" else "bf16",
+    }  # fmt: skip
 
 
 def _what_would_fit(found: Any) -> str:
@@ -155,7 +189,8 @@ def _show(found: dict[str, Any]) -> None:
     parts = ("weights", "gradients", "moments", "activations", "casts", "buckets", "gathered")
     where = f"{found['devices']} × {found['device']}"
     rows = [
-        ["sparse parameters", f"{found['parameters']:,}"],
+        ["sparse model", found["sizes"]],
+        ["… its parameters", f"{found['parameters']:,}"],
         ["… nonzero at the end", f"{found['nonzero']:,}"],
         *([["bridge parameters", f"{found['bridge_parameters']:,}"]] if found["bridge_parameters"] else []),
         *([["frozen dense parameters", f"{found['frozen_parameters']:,}"]] if found["frozen_parameters"] else []),

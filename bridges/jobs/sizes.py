@@ -27,6 +27,8 @@ CHARACTERS_PER_TOKEN = 3
 MOST_CHARACTERS = 8_000_000
 """Read to see how much text there is; more makes no difference to the sizes."""
 BATCH = 32
+LEARNING_RATE = 0.007
+"""With `gradient_rms = "normalise"`, up to 1,024 channels."""
 OWN_SHARE = 0.3
 """Of the training tokens, from the task's own prompts where it comes from a file."""
 
@@ -44,6 +46,21 @@ class WholeJob(Settings):
     prune: PruneConfig = Field(description="how the circuit is pruned")
     text_blocks: int = Field(64, ge=2, description="blocks of reference text for ablation means, and as many held out")
     draws: int = Field(100, ge=1, description="matched node sets the circuit is compared to; 99 can give p 0.01")
+
+
+PLANNED_TOKENS = 30_000_000
+"""To train a bridge on, where the text is not the limit; between what the measured runs had."""
+
+
+def shape_for(d_model: int, n_layer: int) -> SparseShape:
+    """A sparse model to start with for a dense one of that width and so many layers."""
+    width = 16 * min(64, max(4, d_model // 4))
+    return SparseShape(n_layer=min(4, n_layer), d_model=width, n_head=width // 16, d_head=16, position="added")
+
+
+def density_for(width: int) -> float:
+    """A share of nonzero weights to start with."""
+    return 0.1 if width < 256 else 0.05 if width < 512 else 0.02
 
 
 def choose_sizes(
@@ -75,7 +92,7 @@ def choose_sizes(
     block = min(limit, max(64, min(256, 1 << (2 * prompt - 1).bit_length())), 1 << 20)
     block = max(block, prompt + 1)
     tokens = min(8_000_000, max(100_000, 10 * _characters(sources) // CHARACTERS_PER_TOKEN))
-    width = 16 * min(64, max(4, stack.d_model // 4))
+    sparse = shape_for(stack.d_model, stack.report.n_layers)
     share = (1 - OWN_SHARE if own_text else 1.0) / len(sources)
     weighted: list[AnySource] = [source.model_copy(update={"weight": share}) for source in sources]
     if own_text is not None:
@@ -92,15 +109,13 @@ def choose_sizes(
             block_length=block,
             seed=seed,
         ),
-        sparse=SparseShape(
-            n_layer=min(4, stack.report.n_layers), d_model=width, n_head=width // 16, d_head=16, position="added"
-        ),
+        sparse=sparse,
         train=TrainConfig(
             steps=steps or min(3000, max(600, tokens // (BATCH * block))),
             batch_size=BATCH,
-            lr=0.007,
+            lr=LEARNING_RATE,
             gradient_rms="normalise",
-            density=0.1 if width < 256 else 0.05 if width < 512 else 0.02,
+            density=density_for(sparse.d_model),
             log_to="none",
             seed=seed,
         ),

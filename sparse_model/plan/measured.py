@@ -30,6 +30,14 @@ class MeasuredRun:
     """median over the run's logged rows"""
     date: str
     note: str
+    sizes: str = ""
+    """of the sparse model, in words"""
+    tokens: int = 0
+    """it was trained on"""
+    dense_parameters: int = 0
+    """of the model it was bridged to"""
+    kl: float | None = None
+    """KL(dense ‖ sparse) at the end of training, on training batches, in nats/token"""
 
     @property
     def utilisation(self) -> float:
@@ -74,3 +82,17 @@ def expected_utilisation(
     times = flops_per_step / nearest.flops_per_step
     source = f"as {nearest.name} on {nearest.device} ({nearest.date}, steps of {1 / times:.2g} times the work; {nearest.note})"
     return Utilisation(nearest.utilisation, source)
+
+
+def reached_by(dense_parameters: int, runs: tuple[MeasuredRun, ...] | None = None) -> str | None:
+    """What the bridged run nearest in the dense model's size came to, in one line; None without such a run."""
+    bridged = [
+        run for run in (measured_runs() if runs is None else runs) if run.dense_parameters and run.kl is not None
+    ]
+    if not bridged:
+        return None
+    run = min(bridged, key=lambda run: abs(math.log(run.dense_parameters / max(1, dense_parameters))))
+    return (
+        f"{run.name} (dense model of {run.dense_parameters:,} parameters; sparse model of {run.sizes}; {run.tokens:,} tokens) "
+        f"reached KL(dense ‖ sparse) {run.kl:.2g} nats/token on training batches"
+    )

@@ -224,8 +224,6 @@ def _misfit(
 def _too_few(
     name: str, tokenizer: "PreTrainedTokenizerBase", split: Split, found: int, n: int, dropped: Counter[str]
 ) -> str:
-    counts = reasons(dropped) or "nothing dropped"
-    label = tokenizer.name_or_path or type(tokenizer).__name__
     if found:
         advice = f"ask for at most {found} pairs"
     elif not dropped:
@@ -234,8 +232,12 @@ def _too_few(
         advice = "choose a task whose answers are one token here, or another tokenizer"
     else:
         advice = "choose another task or tokenizer"
-    fitting = f"{found} of {n} {split} pairs fit the tokenizer {label} of {len(tokenizer)} tokens"
-    return f"task {name}: {fitting} ({counts}); {advice}"
+    if dropped:
+        label = tokenizer.name_or_path or type(tokenizer).__name__
+        fitting = f"fit the tokenizer {label} of {len(tokenizer)} tokens ({reasons(dropped)})"
+    else:
+        fitting = "exist"
+    return f"task {name}: {found} of {n} {split} pairs {fitting}; {advice}"
 
 
 def _as_tensors(

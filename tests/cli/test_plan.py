@@ -1,5 +1,6 @@
 """`sparsebridge plan`."""
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,7 +48,20 @@ def test_bridges_and_the_frozen_model_are_counted(cli: Callable) -> None:
     assert found["bridge_parameters"] == 5 * (2 * 128 * 256 + 256 + 128)
     assert found["frozen_parameters"] > 0
     assert found["fits"]
-    assert f"next: sparsebridge bridge train {BUNDLED / 'dense'} " in cli("plan", "--dense", BUNDLED / "dense").err
+
+
+def test_a_plan_for_a_dense_model_names_sizes_to_start_with_until_they_are_planned(cli: Callable) -> None:
+    dense = BUNDLED / "dense"
+    ran = cli("plan", "--dense", dense)
+    assert "2 layers × 256 channels, all of its weights nonzero" in ran.out
+    assert "the bundled bridge (dense model of" in ran.err
+    *_, last = ran.err.splitlines()
+    words = shlex.split(last.removeprefix("next: sparsebridge "))
+    assert words[:3] == ["plan", "--dense", str(dense)]
+    assert words[words.index("--sparse-d-model") + 1] == "512"
+    followed = cli(*words)
+    assert "2 layers × 512 channels, 0.02 of its weights nonzero" in followed.out
+    assert followed.err.splitlines()[-1] == f"next: sparsebridge bridge train {dense} --corpus CORPUS --out bridge"
 
 
 def test_a_run_that_is_too_large_is_said_to_be(cli: Callable) -> None:

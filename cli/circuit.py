@@ -244,7 +244,7 @@ def show_evidence(found: Any) -> None:
                 f"{gate.name} ({gate.kind})",
                 "—" if gate.value is None else f"{gate.value:.3f}",
                 f"{gate.threshold:.2f}",
-                {True: "yes", False: "no", None: "not measured"}[gate.passed],
+                gate.state,
             ]
             for gate in found.grade.gates
         ],

@@ -53,8 +53,14 @@ def prune(
         values: ablation values per node location (see `ablation.ablation_values`).
 
     Raises:
-        UserError: the whole model does not reach the target loss on this task.
+        UserError: the prompts are longer than the model reads, or the whole model does not reach the target loss on this task.
     """
+    longest, most = int(torch.cat([train.last, validation.last]).max()) + 1, model.config.block_size
+    if longest > most:
+        raise UserError(
+            f"task '{train.name}': a prompt has {longest} tokens and the sparse model reads {most}; shorten the prompts, or "
+            f"train on a corpus of longer blocks (corpus build --block-length {longest})"
+        )
     deciding = (train.select(slice(0, len(validation))), validation)
     decide = Deciding(model, deciding, values, config.calibrate_in_decision, config.max_scale)
     full = decide.loss({name: torch.ones_like(value, dtype=torch.bool) for name, value in values.items()})

@@ -5,10 +5,11 @@ B  the three basic gates and all control runs passed, and at most one of the oth
 C  the three basic gates passed
 D  a basic gate failed
 
-What was not measured counts as not passed.
+What was not measured, or could not be decided, counts as not passed.
 """
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -33,6 +34,15 @@ class GradeGate:
     reason: str
     value: Callable[[Any], float | None]
     passes: Callable[[Any], bool]
+    undecided: Callable[[Any], str] = lambda _: ""
+    """why it could not have passed whatever the circuit; empty where it could"""
+
+
+def too_few(losses: Sequence[float]) -> str:
+    """Why so few random sets cannot give the p asked for; empty where they can."""
+    if 1 / (len(losses) + 1) <= P_VALUE:
+        return ""
+    return f"{len(losses)} random sets cannot give a p of {P_VALUE}; {math.ceil(1 / P_VALUE) - 1} can (--draws)"
 
 
 GATES = (
@@ -44,7 +54,7 @@ GATES = (
     GradeGate(
         "necessary", "basic", "necessity", P_VALUE,
         "removing the circuit hurts more than 95 % of equal node sets outside it (p at most)",
-        lambda f: f.p_outside, lambda f: f.p_outside <= P_VALUE,
+        lambda f: f.p_outside, lambda f: f.p_outside <= P_VALUE, lambda f: too_few(f.outside_losses),
     ),
     GradeGate(
         "necessary in size", "basic", "necessity", HALF_OF_CHANCE,
@@ -74,7 +84,7 @@ GATES = (
     GradeGate(
         "necessary among all", "stress", "necessity", P_VALUE,
         "removing the circuit hurts more than 95 % of equal sets of any nodes (p at most)",
-        lambda f: f.p_any, lambda f: f.p_any <= P_VALUE,
+        lambda f: f.p_any, lambda f: f.p_any <= P_VALUE, lambda f: too_few(f.any_losses),
     ),
     GradeGate(
         "frozen norms", "stress", "frozen_norm", HALF_OF_CHANCE,
@@ -110,6 +120,15 @@ class GateResult:
     value: float | None
     threshold: float
     reason: str
+    undecided: str = ""
+    """why it could not have passed; empty where it could"""
+
+    @property
+    def state(self) -> str:
+        """`yes`, `no`, `not measured`, or why it is undecided."""
+        if self.undecided:
+            return f"undecided: {self.undecided}"
+        return {True: "yes", False: "no", None: "not measured"}[self.passed]
 
 
 @dataclass(frozen=True)
@@ -129,8 +148,9 @@ def grade(findings: Mapping[str, Finding | None]) -> Grade:
     results = []
     for gate in GATES:
         found = findings.get(gate.finding)
-        judged = (None, None) if found is None else (gate.passes(found), gate.value(found))
-        results.append(GateResult(gate.name, gate.kind, judged[0], judged[1], gate.threshold, gate.reason))
+        passed, value = (None, None) if found is None else (gate.passes(found), gate.value(found))
+        open_ = "" if found is None else gate.undecided(found)
+        results.append(GateResult(gate.name, gate.kind, passed, value, gate.threshold, gate.reason, open_))
     failed = {kind: sum(not r.passed for r in results if r.kind == kind) for kind in ("basic", "control", "stress")}
     if failed["basic"]:
         letter = "D"

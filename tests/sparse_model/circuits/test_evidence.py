@@ -250,7 +250,8 @@ def estimate(value: float) -> Estimate:
 
 
 def necessary(p: float = 0.01, loss: float = 0.9) -> _Says:
-    return _Says(p_outside=p, p_any=p, necessity_loss=estimate(loss))
+    losses = [0.01] * 100
+    return _Says(p_outside=p, p_any=p, outside_losses=losses, any_losses=losses, necessity_loss=estimate(loss))
 
 
 def findings(**changed: object) -> dict:
@@ -294,6 +295,16 @@ def test_letters_follow_from_gates_and_what_was_not_measured_does_not_pass(chang
     missing = {name for name, finding in changed.items() if finding is None}
     unmeasured = {gate.name for gate in found.gates if gate.passed is None}
     assert unmeasured == {gate.name for gate in GATES if gate.finding in missing}
+
+
+def test_a_gate_that_too_few_draws_keep_from_passing_is_undecided_and_says_how_many_would_do() -> None:
+    few, enough = ([0.01] * draws for draws in (18, 19))
+    necessity = necessary(p=1 / 19)
+    necessity.outside_losses, necessity.any_losses = few, enough
+    gates = {gate.name: gate for gate in grade(findings(necessity=necessity)).gates}
+    assert gates["necessary"].state == "undecided: 18 random sets cannot give a p of 0.05; 19 can (--draws)"
+    assert gates["necessary among all"].state == "no"
+    assert gates["necessary in size"].state == "yes"
 
 
 def test_checks_are_the_modules_that_have_one_in_the_order_of_tables() -> None:

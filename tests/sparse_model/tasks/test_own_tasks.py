@@ -61,9 +61,7 @@ def test_a_file_of_sixty_pairs_serves_every_use_and_says_what_it_is_short_of(
 
 def test_too_few_pairs_are_refused_once_for_all_splits(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     task = find_task(str(write(tmp_path / "quotes.jsonl", 8)))
-    with pytest.raises(
-        TaskError, match=r"2 of 64 validation pairs exist; 2 of 64 held_out .* at least 16 lines"
-    ):
+    with pytest.raises(TaskError, match=r"2 of 64 validation pairs exist; 2 of 64 held_out .* at least 16 lines"):
         task_splits(task, tokenizer, 256, 64)
     task_splits(find_task(str(write(tmp_path / "enough.jsonl", 4 * FEWEST))), tokenizer, 256, 64)
 

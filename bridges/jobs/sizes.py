@@ -18,7 +18,7 @@ from dense_adapters import DenseStack
 from foundation.errors import UserError
 from foundation.settings import Settings
 from sparse_model.circuits.prune_config import PruneConfig
-from sparse_model.corpus.corpus_config import AnySource, CorpusConfig, JsonLinesConfig
+from sparse_model.corpus.corpus_config import AnySource, CorpusConfig, JsonLinesConfig, TinyPythonConfig
 from sparse_model.tasks.splits import Splits
 from sparse_model.training.train_config import TrainConfig
 from sparse_model.transformer.shape import SparseShape
@@ -126,6 +126,8 @@ def choose_sizes(
 
 def _characters(sources: tuple[AnySource, ...]) -> int:
     """Characters of training text, counted up to a limit."""
+    if any(isinstance(source, TinyPythonConfig) for source in sources):  # which never ends
+        return MOST_CHARACTERS
     found = 0
     for source in sources:
         for text in islice(source.open().documents("train"), 100_000):

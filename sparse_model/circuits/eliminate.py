@@ -67,6 +67,8 @@ def descend(
     found = dict(keep)
     for _ in range(how.rounds):
         ranked = by_harm(found, deciding, how.tied, generator)
+        if not ranked:  # nothing is left
+            break
         fewer = _without_most(found, ranked, deciding, target)
         if fewer is None:
             fewer = _without_one(found, ranked[1:][:tries], deciding, target)

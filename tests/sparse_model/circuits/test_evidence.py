@@ -320,7 +320,8 @@ def test_everything_is_gathered_into_one_json_object(quick: bool, known, circuit
     keep = random_keep(known.model, 0.7)
     circuit = dataclasses.replace(circuit, keep=keep, scores={name: mask.float() for name, mask in keep.items()})
     text = np.random.default_rng(0).integers(0, 40, (4, 8))
-    config = PruneConfig(steps=3, batch_pairs=4, pairs=8, target_loss=5.0, edge_steps=0, elimination_rounds=1)
+    few = {"steps": 3, "batch_pairs": 4, "pairs": 8, "edge_steps": 0, "elimination_rounds": 1, "elimination_starts": 2}
+    config = PruneConfig(target_loss=5.0, **few)
     subject = Subject(known.model, circuit, known.validation)
     found = gather(subject, known.train, known.validation, None if quick else text, config, draws=2, seeds=2)
     read = json.loads(json.dumps(found.to_json(), allow_nan=False))

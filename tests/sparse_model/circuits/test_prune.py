@@ -18,7 +18,10 @@ from sparse_model.circuits.prune import (
 from sparse_model.circuits.prune_config import PruneConfig
 from sparse_model.tasks.token_pairs import TokenPairs
 
-QUICK = {"steps": 12, "batch_pairs": 8, "k_coef": 1e-2, "edge_steps": 10, "edge_coef": 2e-2, "elimination_rounds": 1}
+QUICK = {
+    "steps": 12, "batch_pairs": 8, "k_coef": 1e-2, "edge_steps": 10, "edge_coef": 2e-2, "elimination_rounds": 1,
+    "elimination_starts": 2,
+}  # fmt: skip
 
 
 def scores_of(known) -> dict[str, torch.Tensor]:

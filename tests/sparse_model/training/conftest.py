@@ -15,7 +15,7 @@ def _fresh_accelerate() -> None:
     GradientState._reset_state()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def objective(tiny_sparse: Callable[..., SparseTransformer]) -> Callable[[], LanguageModelling]:
     """Language modelling of a small sparse model, the same one every time."""
 

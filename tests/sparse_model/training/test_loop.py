@@ -3,13 +3,14 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -44,12 +45,31 @@ class Fragile(LanguageModelling):
         return terms
 
 
+class Finished(NamedTuple):
+    """A run that nothing disturbed."""
+
+    folder: Path
+    weights: Weights
+
+
+@pytest.fixture(scope="module")
+def finished(objective: Make, blocks: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """Its folder, which tests copy, and its weights."""
+    whole, folder = objective(), tmp_path_factory.mktemp("finished") / "whole"
+    run(whole, blocks, folder)
+    return Finished(folder, weights(whole))
+
+
 @pytest.fixture
-def uninterrupted(objective: Make, blocks: np.ndarray, tmp_path: Path) -> dict[str, torch.Tensor]:
+def uninterrupted(finished: Finished) -> Weights:
     """Weights after a run that nothing disturbed."""
-    whole = objective()
-    run(whole, blocks, tmp_path / "whole")
-    return weights(whole)
+    return finished.weights
+
+
+@pytest.fixture
+def finished_copy(finished: Finished, tmp_path: Path) -> Path:
+    """A copy of the folder of such a run."""
+    return Path(shutil.copytree(finished.folder, tmp_path / "whole"))
 
 
 def test_the_loss_falls_while_the_weights_become_as_sparse_as_asked(
@@ -95,10 +115,10 @@ def test_a_run_cut_off_at_any_step_resumes_to_the_same_bits(
 
 
 def test_resuming_a_finished_run_changes_nothing(
-    objective: Make, blocks: np.ndarray, tmp_path: Path, uninterrupted: dict[str, torch.Tensor]
+    objective: Make, blocks: np.ndarray, finished_copy: Path, uninterrupted: Weights
 ) -> None:
     again = objective()
-    rows = run(again, blocks, tmp_path / "whole")
+    rows = run(again, blocks, finished_copy)
     assert_same_bits(weights(again), uninterrupted)
     assert rows[-1]["step"] == 13
 
@@ -204,13 +224,12 @@ def test_resuming_with_other_settings_is_refused_by_name(
 
 
 def test_a_truncated_checkpoint_is_passed_over_for_the_one_before_it(
-    objective: Make, blocks: np.ndarray, tmp_path: Path, uninterrupted: Weights, capfd: pytest.CaptureFixture[str]
+    objective: Make, blocks: np.ndarray, finished_copy: Path, uninterrupted: Weights, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    run(objective(), blocks, tmp_path)
-    path = tmp_path / "checkpoints" / "step-00000013" / "optimizer.safetensors"
+    path = finished_copy / "checkpoints" / "step-00000013" / "optimizer.safetensors"
     path.write_bytes(path.read_bytes()[:100])
     resumed = objective()
-    run(resumed, blocks, tmp_path)
+    run(resumed, blocks, finished_copy)
     assert_same_bits(weights(resumed), uninterrupted)
     told = capfd.readouterr().err
     assert "truncated or damaged" in told
@@ -222,17 +241,16 @@ def test_a_checkpoint_of_a_step_it_cannot_be_of_is_passed_over_for_the_one_befor
     step: str,
     objective: Make,
     blocks: np.ndarray,
-    tmp_path: Path,
+    finished_copy: Path,
     uninterrupted: Weights,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    run(objective(), blocks, tmp_path)
-    state = tmp_path / "checkpoints" / "step-00000013" / "state.json"
+    state = finished_copy / "checkpoints" / "step-00000013" / "state.json"
     text = state.read_text()
     assert '"step": 13,' in text
     state.write_text(text.replace('"step": 13,', f'"step": {step},'))
     resumed = objective()
-    run(resumed, blocks, tmp_path)
+    run(resumed, blocks, finished_copy)
     assert_same_bits(weights(resumed), uninterrupted)
     assert "going on after step 12 of 13" in capfd.readouterr().err
 

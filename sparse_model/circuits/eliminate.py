@@ -30,6 +30,8 @@ from sparse_model.transformer.threads import side_by_side
 Group = tuple[tuple[str, int], ...]
 SPREAD = 0.5
 """Standard deviation of the logarithm of the random factors."""
+MOST = 2000
+"""Nodes that all starts together begin with: large sets get fewer starts, since each takes time in proportion to their square."""
 TRIES = 12
 """Nodes tried one by one before a start ends; the chosen one goes on with all."""
 
@@ -39,7 +41,8 @@ def eliminate(keep: Keep, deciding: Deciding, target: float, how: Elimination) -
     found = {name: mask.clone() for name, mask in keep.items()}
     if how.rounds == 0 or not deciding.reaches(target, found):
         return found
-    with tqdm(total=how.starts, desc="eliminating nodes", unit="start", delay=2, leave=False) as bar:
+    starts = max(1, min(how.starts, MOST // max(1, sum(int(mask.sum()) for mask in found.values()))))
+    with tqdm(total=starts, desc="eliminating nodes", unit="start", delay=2, leave=False) as bar:
 
         def end(start: int) -> dict[str, Tensor]:
             generator = torch.Generator().manual_seed(how.seed + start) if start else None
@@ -47,7 +50,7 @@ def eliminate(keep: Keep, deciding: Deciding, target: float, how: Elimination) -
             bar.update()
             return left
 
-        ends = side_by_side([partial(end, start) for start in range(how.starts)])
+        ends = side_by_side([partial(end, start) for start in range(starts)])
     return descend(min(ends, key=partial(_cost, deciding)), deciding, target, how)
 
 

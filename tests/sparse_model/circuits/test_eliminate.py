@@ -83,6 +83,17 @@ def test_of_several_starts_the_one_with_the_fewest_edges_goes_on(number_of_threa
     assert all(torch.equal(mask, expected[name]) for name, mask in found.items())
 
 
+def test_large_sets_get_fewer_starts(known, monkeypatch: pytest.MonkeyPatch) -> None:
+    deciding = Deciding(known.model, (known.train,), known.values)
+    keep, begun = random_keep(known.model, 0.2), []
+    monkeypatch.setattr("sparse_model.circuits.eliminate.descend", lambda found, *_: begun.append(1) or found)
+    for times, starts in ((8.5, 8), (3.5, 3), (0.5, 1)):
+        monkeypatch.setattr("sparse_model.circuits.eliminate.MOST", int(times * number(keep)))
+        begun.clear()
+        eliminate(keep, deciding, 9.0, Elimination(rounds=5, starts=8))
+        assert len(begun) == starts + 1  # and the best to its end
+
+
 def test_the_seed_of_the_random_factors_decides_where_further_starts_end(known, deciding) -> None:
     keep = random_keep(known.model, 0.9)
     by_harm_alone, *perturbed = (

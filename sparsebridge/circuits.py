@@ -91,6 +91,11 @@ class TaskCircuit:
         )
 
     def _repr_html_(self) -> str:
+        return self._html
+
+    @cached_property
+    def _html(self) -> str:
+        """Drawn once, however often a notebook shows it."""
         drawn = board_drawing(self._drawn(1, 8), "board") if self.nodes else ""
         return f"<p>{escape(repr(self))}</p>{drawn}"
 

@@ -150,7 +150,8 @@ def test_reports_are_written_once_unless_told_otherwise(circuit: sb.TaskCircuit,
     with pytest.raises(sb.UserError, match="no artefact of this program"):
         sb.report(circuit, tmp_path / "mine.html", overwrite=True)
     assert (tmp_path / "mine.html").read_text() == "<html>mine"
-    assert sb.report(circuit, page, overwrite=True) == page
+    assert sb.report(ROOT / "cli" / "bundled" / "bridge", page, overwrite=True) == page
+    assert "closing_quote" not in page.read_text("utf-8")
 
 
 def test_rows_of_ones_own_are_a_task_and_a_bad_row_is_named() -> None:

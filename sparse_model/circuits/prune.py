@@ -56,7 +56,7 @@ def prune(
         UserError: the prompts are longer than the model reads, or the whole model does not reach the target loss on this task.
     """
     longest, most = int(torch.cat([train.last, validation.last]).max()) + 1, model.config.block_size
-    if longest > most:
+    if model.config.position != "none" and longest > most:
         raise UserError(
             f"task '{train.name}': a prompt has {longest} tokens and the sparse model reads {most}; shorten the prompts, or "
             f"train on a corpus of longer blocks (corpus build --block-length {longest})"

@@ -109,14 +109,16 @@ def test_a_task_the_whole_model_cannot_do_is_refused(known) -> None:
     assert task_loss(known.model, backwards(known.train)) > math.log(2) > task_loss(known.model, known.train)
 
 
-def test_prompts_longer_than_the_model_reads_are_refused_with_the_task_and_both_lengths(known) -> None:
-    most = known.model.config.block_size
+def test_prompts_longer_than_a_model_with_positions_reads_are_refused_with_the_task_and_both_lengths(
+    known, tiny_sparse
+) -> None:
+    model = tiny_sparse(position="added")
+    most = model.config.block_size
     long = replace(known.validation, last=known.validation.last * 0 + most)
     with pytest.raises(
-        UserError,
-        match=rf"task 'own': a prompt has {most + 1} tokens and the sparse model reads {most}; .*--block-length",
+        UserError, match=rf"^task 'own': a prompt has {most + 1} tokens and .* reads {most}; .*--block-length"
     ):
-        prune(known.model, known.train, long, known.values, PruneConfig())
+        prune(model, known.train, long, known.values, PruneConfig())
 
 
 def test_unread_nodes_stay_where_the_circuit_would_miss_its_target_without_them(
